@@ -1,0 +1,85 @@
+//! B5, B6 and B7 on the shape of Cilium's own scale test: how long the state of all clusters takes to be
+//! carried over, what it then weighs, and what changes cost. One bootstrap serves all three.
+
+use std::sync::OnceLock;
+
+use anyhow::Context as _;
+
+use crate::mesh::{self, Churn, Mesh, Shape};
+use crate::pairs::Pairs;
+use crate::report::{Case, Target};
+use crate::run::Context;
+use crate::stats::Better;
+
+/// One side of a pair.
+#[derive(Debug)]
+struct Sample {
+    seconds: f64,
+    bytes_per_key: f64,
+    reader: f64,
+    churn: [Churn; 2],
+}
+
+fn shape(context: &Context) -> Shape {
+    Shape { clusters: context.scaled(250), nodes: 100, identities: 100, endpoints: 1000 }
+}
+
+fn measure(context: &Context, mesh: &Mesh) -> anyhow::Result<Sample> {
+    let secs = if context.short { 2 } else { 5 };
+    Ok(Sample {
+        seconds: mesh.boot.seconds,
+        bytes_per_key: mesh.resident()? / shape(context).keys() as f64,
+        reader: mesh.reader_bytes()?,
+        churn: [mesh.churn(325, secs)?, mesh.churn(3_250, secs)?],
+    })
+}
+
+/// The samples of this run of the benchmarks, taken once.
+fn pairs(context: &Context) -> anyhow::Result<&'static Pairs<Sample>> {
+    static PAIRS: OnceLock<Pairs<Sample>> = OnceLock::new();
+    if PAIRS.get().is_none() {
+        let pairs = mesh::pairs(context, shape(context), |mesh| measure(context, mesh))?;
+        drop(PAIRS.set(pairs));
+    }
+    PAIRS.get().context("the samples were just taken")
+}
+
+/// B5.
+pub(crate) fn bootstrap(context: &Context) -> anyhow::Result<Vec<Case>> {
+    let (pairs, keys) = (pairs(context)?, shape(context).keys());
+    let text = format!("bootstrap of {} clusters, {keys} keys", shape(context).clusters);
+    let seconds = |sample: &Sample| sample.seconds;
+    let mut cases = vec![pairs.case("B5", text.clone(), ("s", Better::Lower), Target::Ratio(13.0), seconds)];
+    // The limit is of the full shape.
+    if !context.short {
+        cases.push(pairs.case("B5", text, ("s", Better::Lower), Target::AtMost(1.0), seconds));
+    }
+    Ok(cases)
+}
+
+/// B6.
+pub(crate) fn memory(context: &Context) -> anyhow::Result<Vec<Case>> {
+    let (pairs, unit) = (pairs(context)?, ("B", Better::Lower));
+    Ok(vec![
+        pairs.case("B6", "store with mirror: memory per key", unit, Target::Ratio(2.2), |s| s.bytes_per_key),
+        pairs.case("B6", "agent's reader: memory per object", unit, Target::AtMost(400.0), |s| s.reader),
+    ])
+}
+
+/// B7.
+pub(crate) fn churn(context: &Context) -> anyhow::Result<Vec<Case>> {
+    let (pairs, unit) = (pairs(context)?, ("µs", Better::Lower));
+    Ok(vec![
+        pairs.case("B7", "CPU of a change at 325/s", unit, Target::Ratio(4.0), |s| {
+            s.churn[0].cpu_us_per_change
+        }),
+        pairs.case("B7", "CPU of a change at 3,250/s", unit, Target::None, |s| s.churn[1].cpu_us_per_change),
+        pairs.case(
+            "B7",
+            "put until seen in the other cluster at 3,250/s, p99",
+            unit,
+            Target::AtMost(5000.0),
+            |s| s.churn[1].far_p99_us,
+        ),
+    ])
+}

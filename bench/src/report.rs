@@ -1,0 +1,209 @@
+//! Rows of results: the table on the screen and `target/bench/results.json`.
+
+use std::path::Path;
+
+use anyhow::Context;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use crate::stats::{Better, Quartiles, paired_ratios, quartiles};
+
+/// The anchor's p75 ÷ p25 above which a run says nothing (benchmarks 6.1, rule 7).
+const MAX_ANCHOR_SPREAD: f64 = 1.25;
+
+/// Samples of one case, as measured.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    /// Benchmark id, for example `B11`.
+    pub(crate) id: &'static str,
+    /// What was measured.
+    pub(crate) case: String,
+    /// Unit of both columns.
+    pub(crate) unit: &'static str,
+    /// Who the anchor is.
+    pub(crate) anchor_name: &'static str,
+    /// One sample of the anchor a pair; empty where there is no anchor to run here.
+    pub(crate) anchor: Vec<f64>,
+    /// Our sample of each pair.
+    pub(crate) ours: Vec<f64>,
+    /// Which direction is good.
+    pub(crate) better: Better,
+    /// What our number is held against.
+    pub(crate) target: Target,
+}
+
+/// What a case is held against.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Target {
+    /// Median paired ratio at least this.
+    Ratio(f64),
+    /// Our median at most this, in the case's unit.
+    AtMost(f64),
+    /// Reported only.
+    None,
+}
+
+/// One line of `results.json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Row {
+    /// Benchmark id.
+    pub(crate) id: String,
+    /// What was measured.
+    pub(crate) case: String,
+    /// Unit of `anchor` and `ours`.
+    pub(crate) unit: String,
+    /// The anchor's median; `null` without an anchor.
+    pub(crate) anchor: Option<f64>,
+    /// Our median.
+    pub(crate) ours: f64,
+    /// Median of the paired ratios, more is better; `null` without an anchor.
+    pub(crate) ratio: Option<f64>,
+    /// Lower quartile of the paired ratios, or of our samples without an anchor.
+    pub(crate) q1: f64,
+    /// Upper quartile of the paired ratios, or of our samples without an anchor.
+    pub(crate) q3: f64,
+    /// The target as text: `≥ 1.20×`, `≤ 50`; empty = reported only.
+    pub(crate) target: String,
+    /// Whether it was met; `null` where there is no target or the anchor was too unsteady to say.
+    pub(crate) met: Option<bool>,
+    /// Why the row must not be published, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) refused: Option<String>,
+}
+
+/// Turns samples into a row.
+///
+/// # Errors
+/// When a side has no samples or one that is not a number.
+pub(crate) fn row(case: &Case) -> anyhow::Result<Row> {
+    let ours =
+        quartiles(&case.ours).with_context(|| format!("{} {}: no samples of ours", case.id, case.case))?;
+    let anchor = quartiles(&case.anchor);
+    let ratios = quartiles(&paired_ratios(&case.anchor, &case.ours, case.better));
+    let unsteady = anchor.filter(|a| a.q3 / a.q1 > MAX_ANCHOR_SPREAD);
+    let (target, met) = match case.target {
+        Target::Ratio(least) => (format!("≥ {least:.2}×"), ratios.map(|r| r.median >= least)),
+        Target::AtMost(most) => (format!("≤ {most}"), Some(ours.median <= most)),
+        Target::None => (String::new(), None),
+    };
+    let Quartiles { q1, q3, .. } = ratios.unwrap_or(ours);
+    Ok(Row {
+        id: case.id.into(),
+        case: case.case.clone(),
+        unit: case.unit.into(),
+        anchor: anchor.map(|a| round(a.median)),
+        ours: round(ours.median),
+        ratio: ratios.map(|r| round(r.median)),
+        q1: round(q1),
+        q3: round(q3),
+        target,
+        met: met.filter(|_| unsteady.is_none()),
+        refused: unsteady.map(|a| {
+            format!("{} was unsteady: p75 ÷ p25 = {:.2} > {MAX_ANCHOR_SPREAD}", case.anchor_name, a.q3 / a.q1)
+        }),
+    })
+}
+
+fn round(x: f64) -> f64 {
+    (x * 1000.0).round() / 1000.0
+}
+
+/// The table of benchmarks 6.3.
+pub(crate) fn table(rows: &[Row]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["id", "case", "unit", "anchor", "ours", "ratio [q1 – q3]", "target", "met"]);
+    for row in rows {
+        table.add_row([
+            row.id.clone(),
+            row.case.clone(),
+            row.unit.clone(),
+            row.anchor.map_or("–".into(), |x| x.to_string()),
+            row.ours.to_string(),
+            match row.ratio {
+                Some(ratio) => format!("{ratio:.2} [{:.2} – {:.2}]", row.q1, row.q3),
+                None => format!("ours [{} – {}]", row.q1, row.q3),
+            },
+            row.target.clone(),
+            match (&row.refused, row.met) {
+                (Some(why), _) => format!("not published: {why}"),
+                (None, Some(true)) => "yes".into(),
+                (None, Some(false)) => "NO".into(),
+                (None, None) => String::new(),
+            },
+        ]);
+    }
+    table.to_string()
+}
+
+/// Geometric mean of min(ratio ÷ target, 1.5) over the rows with a ratio target that were steady.
+pub(crate) fn score(cases: &[Case], rows: &[Row]) -> Option<f64> {
+    let logs: Vec<f64> = cases
+        .iter()
+        .zip(rows)
+        .filter_map(|(case, row)| match (case.target, row.ratio, &row.refused) {
+            (Target::Ratio(target), Some(ratio), None) => Some((ratio / target).min(1.5).ln()),
+            _ => None,
+        })
+        .collect();
+    (!logs.is_empty()).then(|| (logs.iter().sum::<f64>() / logs.len() as f64).exp())
+}
+
+/// Writes `results.json`, creating its directory.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(crate) fn write(rows: &[Row], path: &Path) -> anyhow::Result<()> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
+    let text = serde_json::to_string_pretty(rows)? + "\n";
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(anchor: &[f64], ours: &[f64], target: Target) -> Case {
+        Case {
+            id: "B0",
+            case: "c".into(),
+            unit: "µs",
+            anchor_name: "peer",
+            anchor: anchor.to_vec(),
+            ours: ours.to_vec(),
+            better: Better::Lower,
+            target,
+        }
+    }
+
+    #[test]
+    fn met_is_judged_by_the_median_ratio() {
+        let good = row(&case(&[20.0, 21.0, 22.0], &[10.0, 10.0, 10.0], Target::Ratio(2.0))).unwrap();
+        assert_eq!((good.ratio, good.met, good.refused), (Some(2.1), Some(true), None));
+        let bad = row(&case(&[20.0, 21.0, 22.0], &[20.0; 3], Target::Ratio(2.0))).unwrap();
+        assert_eq!(bad.met, Some(false));
+    }
+
+    #[test]
+    fn an_unsteady_anchor_is_not_published() {
+        let row = row(&case(&[10.0, 20.0, 40.0], &[1.0; 3], Target::Ratio(2.0))).unwrap();
+        assert_eq!(row.met, None);
+        assert!(row.refused.unwrap().contains("unsteady"));
+    }
+
+    #[test]
+    fn without_an_anchor_our_median_counts() {
+        let row = row(&case(&[], &[40.0, 45.0, 60.0], Target::AtMost(50.0))).unwrap();
+        assert_eq!((row.anchor, row.ratio, row.met), (None, None, Some(true)));
+    }
+
+    #[test]
+    fn no_single_easy_win_hides_a_miss() {
+        let cases = [case(&[100.0], &[1.0], Target::Ratio(2.0)), case(&[10.0], &[10.0], Target::Ratio(2.0))];
+        let rows: Vec<Row> = cases.iter().map(|c| row(c).unwrap()).collect();
+        let score = score(&cases, &rows).unwrap();
+        assert!((score - (1.5f64 * 0.5).sqrt()).abs() < 1e-9, "{score}");
+    }
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Delivery to a pod of this node, and into the tunnel. */
+#pragma once
+
+#include "endpoint.h"
+#include "ipcache.h"
+#include "metrics.h"
+#include "packet.h"
+
+/* The interface the tunnel device has in this node; set when the program is loaded. */
+const volatile __u32 VXLAN_IFINDEX = 0;
+
+/* The outer TTL of tunnelled packets. */
+#define OUTER_TTL 64
+
+/* Hands the packet to the pod's own end of its veth pair, past the host's stack. */
+static __always_inline int deliver(struct __sk_buff *skb, struct ethhdr *eth, struct iphdr *ip,
+				   const struct endpoint *to)
+{
+	decrement_ttl(ip);
+	set_macs(eth, to->mac, to->host_mac);
+	count(skb, REASON_FORWARDED, DIRECTION_INGRESS);
+	return bpf_redirect_peer(to->ifindex, 0);
+}
+
+/* Names the node and the sender's identity for the tunnel device to write into the outer header. */
+static __always_inline int set_tunnel(struct __sk_buff *skb, __be32 node, __u32 identity)
+{
+	struct bpf_tunnel_key key = {
+		.tunnel_id = identity,
+		.remote_ipv4 = bpf_htonl(node),
+		.tunnel_ttl = OUTER_TTL,
+	};
+
+	return bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX);
+}

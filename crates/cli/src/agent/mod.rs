@@ -1,0 +1,215 @@
+//! `causeway agent`: the agent of one node. Composition only.
+//!
+//! ```text
+//! Kubernetes ─► cluster::source ─┐
+//! other clusters ─► mesh::remote ┴► merge (state) ─► datapath (owner thread) ─► kernel
+//! container runtime ─► cni plugin ─► api ─► endpoints ─► datapath, CiliumEndpoint
+//! ```
+
+mod api;
+mod cni_install;
+mod deletions;
+mod endpoints;
+mod node;
+mod owner;
+mod report;
+mod state;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use causeway_cluster::crd;
+use causeway_daemon::config::{Key, Loader};
+use causeway_daemon::duration::GoDuration;
+use causeway_daemon::health::Health;
+use causeway_daemon::metrics::Metrics;
+use causeway_daemon::shutdown::Shutdown;
+use causeway_datapath::ipam::Pool;
+use causeway_datapath::{Config, Datapath};
+use causeway_mesh::remote::{self, RemoteClusters};
+use clap::Args;
+use ipnet::IpNet;
+
+use crate::apiserver::cluster_info;
+use crate::metrics::remotes::Remotes;
+use crate::{kubeclient, metrics, names};
+pub(crate) use api::{ContainerRequest, SOCKET};
+pub(crate) use cni_install::PLUGIN;
+pub(crate) use deletions::leave_note;
+use endpoints::Endpoints;
+use owner::Owner;
+
+/// Port of `/healthz`, as Cilium's agent; the default of `health-listen`.
+pub(crate) const HEALTH_PORT: u16 = 9879;
+/// How long tasks may take to end.
+const GRACE: Duration = Duration::from_secs(3);
+
+const KEYS: &[Key] = &[
+    Key::without_default("cluster-name"),
+    Key::without_default("cluster-id"),
+    Key::with_default("max-connected-clusters", "255"),
+    Key::with_default("clustermesh-config", names::PEERS_DIR),
+    Key::with_default("clustermesh-sync-timeout", "1m0s"),
+    Key::with_default("clustermesh-cache-ttl", "0s"),
+    Key::with_default("log-level", "info"),
+    Key::with_default("health-listen", "127.0.0.1:9879"),
+    Key::with_default("bpf-root", "/sys/fs/bpf"),
+    Key::with_default("cgroup-root", "/run/causeway/cgroupv2"),
+    Key::with_default("state-dir", "/run/causeway/state"),
+    Key::with_default("agent-socket", api::SOCKET),
+    Key::with_default("cni-conf-dir", "/etc/cni/net.d"),
+    Key::with_default("cni-bin-dir", "/opt/cni/bin"),
+    Key::with_default("enable-ipv4-masquerade", "true"),
+    Key::with_default("enable-cilium-endpoint-slice", "false"),
+    Key::without_default("k8s-service-proxy-name"),
+];
+
+/// `causeway agent`
+#[derive(Debug, Args)]
+#[command(after_help = "Settings come from flags, then CAUSEWAY_* and CILIUM_* in the environment, then the
+configuration directory (one file per key, as Kubernetes mounts ConfigMap cilium-config).
+
+Stopping the agent stops nothing: programs and maps stay in the kernel, and the next agent adopts them.")]
+pub(crate) struct AgentArgs {
+    /// Name of this node in Kubernetes
+    #[arg(long, env = "K8S_NODE_NAME")]
+    node_name: String,
+    /// Name of this cluster
+    #[arg(long)]
+    cluster_name: Option<String>,
+    /// Id of this cluster, 1 to 255 (or 511)
+    #[arg(long)]
+    cluster_id: Option<String>,
+    /// Folder with one etcd client configuration per remote cluster
+    #[arg(long)]
+    clustermesh_config: Option<PathBuf>,
+    /// Withdraw the services of a remote cluster that has not been reached for this long, like 15m0s;
+    /// 0s keeps them for ever
+    #[arg(long)]
+    clustermesh_cache_ttl: Option<String>,
+    /// Address of /healthz, /readyz, /metrics and /debug/state
+    #[arg(long)]
+    health_listen: Option<SocketAddr>,
+    /// Where a bpffs is mounted
+    #[arg(long)]
+    bpf_root: Option<PathBuf>,
+    /// The cgroup v2 folder whose processes reach services
+    #[arg(long)]
+    cgroup_root: Option<PathBuf>,
+    /// Namespace of the installation
+    #[arg(long, env = "POD_NAMESPACE", default_value = names::NAMESPACE)]
+    namespace: String,
+    /// Configuration directory
+    #[arg(long, default_value = names::CONFIG_DIR)]
+    config_dir: PathBuf,
+    /// Kubeconfig; without it the pod's service account is used
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+}
+
+/// Runs until told to stop.
+pub(crate) async fn run(args: AgentArgs) -> Result<()> {
+    let path = |path: &PathBuf| path.display().to_string();
+    let config = Loader::new(KEYS)
+        .flag("cluster-name", args.cluster_name)
+        .flag("cluster-id", args.cluster_id)
+        .flag("clustermesh-config", args.clustermesh_config.as_ref().map(path))
+        .flag("clustermesh-cache-ttl", args.clustermesh_cache_ttl)
+        .flag("health-listen", args.health_listen)
+        .flag("bpf-root", args.bpf_root.as_ref().map(path))
+        .flag("cgroup-root", args.cgroup_root.as_ref().map(path))
+        .env(std::env::vars())
+        .dir(&args.config_dir)?
+        .load();
+    causeway_daemon::logs::init(config.text("log-level").unwrap_or("info"), Default::default())?;
+    config.log();
+    let info = cluster_info(&config)?;
+    let shutdown = Shutdown::on_signals()?;
+    let token = shutdown.token();
+    let health = Health::new(Metrics::new("agent", env!("CARGO_PKG_VERSION")));
+    let guards = state::Guards {
+        local: health.readiness.guard("local", "this cluster's state has not been listed yet"),
+    };
+    let api_guard = health.readiness.guard("cni", "the CNI socket is not open yet");
+    let health_listener = Health::listen(config.require("health-listen")?).await?;
+    shutdown.spawn_vital("health", health.clone().serve(health_listener, token.clone()));
+
+    let client = kubeclient::for_daemon(args.kubeconfig.as_deref()).await?;
+    crd::ensure_crds(client.clone()).await.context("create the CustomResourceDefinitions of cilium.io")?;
+    let facts = tokio::select! {
+        facts = node::wait(&client, &args.node_name) => facts?,
+        () = token.cancelled() => return Ok(()),
+    };
+    let pool = Pool::new(facts.pod_cidr)?;
+    let datapath = Config {
+        bpffs: config.require("bpf-root")?,
+        cgroup: config.require("cgroup-root")?,
+        state_dir: config.require("state-dir")?,
+        node_ip: facts.node_ip,
+        internal_ip: pool.internal_ip(),
+        pod_cidr: facts.pod_cidr,
+        underlay_mtu: node::underlay_mtu(facts.node_ip),
+        attach: None,
+        masquerade: config.require("enable-ipv4-masquerade")?,
+    };
+    let mtu = datapath.underlay_mtu - causeway_datapath::TUNNEL_OVERHEAD;
+    let owner = Owner::start(move || Datapath::open(datapath)).await.context("open the datapath")?;
+    let adopted = owner.run(|datapath| !datapath.endpoints().is_empty()).await?;
+    let own = node::describe(&facts, &info, &pool);
+    node::publish(&client, &own, &facts.uid).await?;
+
+    let mut reading = remote::Options::agent(info.clone());
+    reading.cache_ttl = config.require::<GoDuration>("clustermesh-cache-ttl")?.0;
+    reading.own_prefixes = vec![facts.pod_cidr.into(), IpNet::from(IpAddr::from(facts.node_ip))];
+    let (remotes, remote_events) =
+        RemoteClusters::spawn(reading, config.require("clustermesh-config")?, token.clone()).await;
+    let sync_timeout = config.require::<GoDuration>("clustermesh-sync-timeout")?.0;
+    let state = state::State::new(info.clone(), &own, owner.clone(), adopted);
+    let global_services = state.global_services();
+    health.metrics.collect(Remotes {
+        prefix: metrics::AGENT,
+        source: vec![("source_cluster", info.name.to_string()), ("source_node_name", args.node_name.clone())],
+        status: remotes.status(),
+        global_services: Some(global_services.clone()),
+    });
+    let sources = state::Sources::new(&client, &info, &config, remote_events, remotes.status())?;
+    shutdown.spawn_vital("state", state.run(sources, guards, sync_timeout, token.clone()));
+
+    let endpoints = Arc::new(Endpoints::new(&client, info.clone(), &facts, pool, mtu, owner.clone()));
+    endpoints.restore().await?;
+    deletions::carry_out(&endpoints).await;
+    shutdown.spawn_vital("endpoints", endpoints.clone().follow(token.clone()));
+    let socket: PathBuf = config.require("agent-socket")?;
+    let served = api::Api {
+        endpoints: endpoints.clone(),
+        owner: owner.clone(),
+        remotes: remotes.clone(),
+        global_services,
+    };
+    let listener = api::listen(&socket)?;
+    shutdown.spawn_vital("cni", served.serve(listener, token.clone()));
+    cni_install::install(
+        &config.require::<PathBuf>("cni-bin-dir")?,
+        &config.require::<PathBuf>("cni-conf-dir")?,
+        &socket,
+    )?;
+    api_guard.open();
+    shutdown.spawn(report::run(
+        client,
+        args.namespace,
+        args.node_name.clone(),
+        remotes.status(),
+        token.clone(),
+    ));
+    health.show("datapath", {
+        let owner = owner.clone();
+        move || owner.last_stats()
+    });
+    health.show("remotes", move || serde_json::json!(*remotes.status().borrow()));
+    tracing::info!(node = args.node_name, cluster = %info.name, id = %info.id, pods = %facts.pod_cidr, "the agent is up");
+    shutdown.finish(GRACE).await;
+    Ok(())
+}

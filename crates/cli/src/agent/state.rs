@@ -1,0 +1,294 @@
+//! The node's view of all clusters: events in, merged, into the datapath.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use causeway_cluster::source;
+use causeway_daemon::config::Config;
+use causeway_daemon::health::Guard;
+use causeway_mesh::merge::{AddressMerger, ServiceMerger};
+use causeway_mesh::remote::{RemoteChange, RemoteEvent, RemoteStatus};
+use causeway_model::{
+    ClusterInfo, ClusterName, Collection, EndpointSlice, Event, IpEntry, Keyed, Node, NodeKey, Service, lb,
+};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use ipnet::{IpNet, Ipv4Net};
+use kube::Client;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::owner::Owner;
+
+/// How soon a failed write into the kernel is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What `/readyz` waits for.
+pub(super) struct Guards {
+    pub(super) local: Guard,
+}
+
+/// Everything that is watched.
+pub(super) struct Sources {
+    nodes: BoxStream<'static, Event<Node>>,
+    addresses: BoxStream<'static, Event<IpEntry>>,
+    services: BoxStream<'static, Event<Service>>,
+    slices: BoxStream<'static, Event<EndpointSlice>>,
+    remotes: mpsc::Receiver<RemoteEvent>,
+    status: watch::Receiver<BTreeMap<ClusterName, RemoteStatus>>,
+}
+
+impl Sources {
+    pub(super) fn new(
+        client: &Client,
+        info: &ClusterInfo,
+        config: &Config,
+        remotes: mpsc::Receiver<RemoteEvent>,
+        status: watch::Receiver<BTreeMap<ClusterName, RemoteStatus>>,
+    ) -> Result<Self> {
+        let slices = config.require("enable-cilium-endpoint-slice")?;
+        let proxy = config.get("k8s-service-proxy-name")?;
+        Ok(Self {
+            nodes: source::nodes(client.clone(), info.clone()).boxed(),
+            addresses: source::addresses(client.clone(), slices),
+            services: source::services(client.clone(), proxy).boxed(),
+            slices: source::endpoint_slices(client.clone()).boxed(),
+            remotes,
+            status,
+        })
+    }
+}
+
+/// The merged state and where it goes.
+pub(super) struct State {
+    own: NodeKey,
+    addresses: AddressMerger,
+    services: ServiceMerger,
+    nodes: Collection<Node>,
+    remote_nodes: BTreeMap<ClusterName, Collection<Node>>,
+    cidrs: Option<BTreeSet<Ipv4Net>>,
+    owner: Owner,
+    /// How many services of this cluster are global, for whoever shows it.
+    global_services: Arc<AtomicUsize>,
+    /// The node forwards by what an earlier agent left. Its frontends stay untouched until all
+    /// clusters have been read: a part of the backends, or none, would replace those in use.
+    adopted: bool,
+}
+
+/// What one event changed.
+#[derive(Default)]
+struct Changes {
+    addresses: Vec<Event<IpEntry>>,
+    frontends: Vec<Event<lb::Frontend>>,
+}
+
+impl State {
+    /// `adopted`: pods of an earlier agent are running.
+    pub(super) fn new(info: ClusterInfo, own: &Node, owner: Owner, adopted: bool) -> Self {
+        debug_assert_eq!(info.name, own.cluster);
+        Self {
+            own: own.key(),
+            addresses: AddressMerger::new(own.key()),
+            services: ServiceMerger::new(),
+            nodes: Collection::new(),
+            remote_nodes: BTreeMap::new(),
+            cidrs: None,
+            owner,
+            global_services: Arc::default(),
+            adopted,
+        }
+    }
+
+    /// How many services of this cluster are global; kept up to date.
+    pub(super) fn global_services(&self) -> Arc<AtomicUsize> {
+        self.global_services.clone()
+    }
+
+    /// Follows all sources until cancelled. What an earlier agent left in the kernel stays in force
+    /// until this cluster has been listed and every configured remote cluster too, or `patience`
+    /// has run out: a restart must not forget a cluster that cannot be asked at the moment.
+    pub(super) async fn run(
+        mut self,
+        mut sources: Sources,
+        guards: Guards,
+        patience: Duration,
+        shutdown: CancellationToken,
+    ) -> Result<()> {
+        let give_up = tokio::time::sleep(patience);
+        tokio::pin!(give_up);
+        let mut complete = false;
+        let mut impatient = false;
+        let mut repair = tokio::time::interval(RETRY);
+        let mut failed = false;
+        loop {
+            let changes = tokio::select! {
+                Some(event) = sources.nodes.next() => self.local_node(event),
+                Some(event) = sources.addresses.next() => self.local_address(event),
+                Some(event) = sources.services.next() => self.local_service(event),
+                Some(event) = sources.slices.next() => frontends(self.services.apply_slice(event)),
+                event = sources.remotes.recv() => match event {
+                    Some(event) => self.remote(event),
+                    None if shutdown.is_cancelled() => return Ok(()),
+                    None => bail!("the readers of the remote clusters have ended"),
+                },
+                Ok(()) = sources.status.changed() => Changes::default(),
+                () = &mut give_up, if !impatient => {
+                    impatient = true;
+                    Changes::default()
+                }
+                _ = repair.tick(), if failed => {
+                    failed = !self.repair().await?;
+                    Changes::default()
+                }
+                () = shutdown.cancelled() => return Ok(()),
+            };
+            failed |= !self.program(changes).await?;
+            if !complete && self.is_local_synced() {
+                guards.local.open();
+                let waiting = waiting_for(&sources.status.borrow());
+                if waiting.is_empty() || impatient {
+                    if !waiting.is_empty() {
+                        tracing::warn!(
+                            clusters = waiting.join(", "),
+                            "not read yet; continuing without them"
+                        );
+                    }
+                    // A cluster is shown as read when all of it has been sent, not when all was taken.
+                    while let Ok(event) = sources.remotes.try_recv() {
+                        let changes = self.remote(event);
+                        failed |= !self.program(changes).await?;
+                    }
+                    failed |= !self.complete().await?;
+                    complete = true;
+                }
+            }
+        }
+    }
+
+    fn is_local_synced(&self) -> bool {
+        self.addresses.is_local_synced() && self.services.is_local_synced()
+    }
+
+    fn local_node(&mut self, event: Event<Node>) -> Changes {
+        self.nodes.apply(event.clone());
+        let frontends = self.services.apply_node(event.clone());
+        Changes { addresses: self.addresses.apply_local_node(event), frontends }
+    }
+
+    fn local_service(&mut self, event: Event<Service>) -> Changes {
+        let changed = self.services.apply_service(event);
+        self.global_services.store(self.services.global_services(), Ordering::Relaxed);
+        frontends(changed)
+    }
+
+    fn local_address(&mut self, event: Event<IpEntry>) -> Changes {
+        Changes { addresses: self.addresses.apply_local(event), frontends: vec![] }
+    }
+
+    fn remote(&mut self, event: RemoteEvent) -> Changes {
+        let cluster = &event.cluster;
+        let mut changes = Changes::default();
+        match event.change {
+            RemoteChange::Node(event) => {
+                self.remote_nodes.entry(cluster.clone()).or_default().apply(event.clone());
+                changes.addresses = self.addresses.apply_remote_node(cluster, event);
+            }
+            RemoteChange::Address(event) => changes.addresses = self.addresses.apply_remote(cluster, event),
+            RemoteChange::Service(event) => changes.frontends = self.services.apply_remote(cluster, event),
+            // Identities matter to policy, exports to the operator.
+            RemoteChange::Identity(_) | RemoteChange::Export(_) => {}
+            RemoteChange::Removed => {
+                tracing::info!(%cluster, "no longer a peer; its state is withdrawn");
+                self.remote_nodes.remove(cluster);
+                changes.addresses = self.addresses.remove_cluster(cluster);
+                changes.frontends = self.services.remove_cluster(cluster);
+            }
+        }
+        changes
+    }
+
+    /// The pod CIDRs of all other nodes, of every cluster.
+    fn pod_cidrs(&self) -> BTreeSet<Ipv4Net> {
+        let remote = self.remote_nodes.values().flat_map(|nodes| nodes.iter());
+        self.nodes
+            .iter()
+            .filter(|(key, _)| **key != self.own)
+            .chain(remote)
+            .flat_map(|(_, node)| &node.pod_cidrs)
+            .filter_map(|cidr| if let IpNet::V4(v4) = cidr { Some(v4.trunc()) } else { None })
+            .collect()
+    }
+
+    /// Brings changes into the kernel; false when some of it has to be repaired later.
+    async fn program(&mut self, mut changes: Changes) -> Result<bool> {
+        if self.adopted {
+            changes.frontends.clear();
+        }
+        let cidrs = Some(self.pod_cidrs()).filter(|cidrs| Some(cidrs) != self.cidrs.as_ref());
+        if changes.addresses.is_empty() && changes.frontends.is_empty() && cidrs.is_none() {
+            return Ok(true);
+        }
+        let routed = cidrs.clone();
+        let result = self.owner.run(move |datapath| {
+            // Every change is tried, so that one the kernel refuses keeps none of the others back.
+            let mut result = Ok(());
+            for event in changes.addresses {
+                result = result.and(datapath.apply_address(event));
+            }
+            for event in changes.frontends {
+                result = result.and(datapath.apply_frontend(event));
+            }
+            match routed {
+                Some(cidrs) => result.and(datapath.set_pod_cidrs(cidrs)),
+                None => result,
+            }
+        });
+        match result.await? {
+            Ok(()) => {
+                if cidrs.is_some() {
+                    self.cidrs = cidrs;
+                }
+                Ok(true)
+            }
+            Err(error) => {
+                tracing::warn!(error = %anyhow::Error::from(error), "the kernel refused a change; it is tried again");
+                self.cidrs = None;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Ends the first listing: what an earlier agent left beyond it goes.
+    async fn complete(&mut self) -> Result<bool> {
+        tracing::info!("the state of all clusters is complete; leftovers are removed");
+        let frontends = match std::mem::take(&mut self.adopted) {
+            true => self.services.snapshot(),
+            false => BTreeMap::new(),
+        };
+        let result = self.owner.run(move |datapath| {
+            for frontend in frontends.into_values() {
+                datapath.apply_frontend(Event::Upsert(frontend))?;
+            }
+            datapath.apply_address(Event::Synced)?;
+            datapath.apply_frontend(Event::Synced)
+        });
+        Ok(result.await?.inspect_err(|error| tracing::warn!(%error, "cannot remove leftovers yet")).is_ok())
+    }
+
+    async fn repair(&mut self) -> Result<bool> {
+        let done = self.owner.run(|datapath| datapath.resync()).await.context("repair the maps")?;
+        Ok(done.inspect_err(|error| tracing::warn!(%error, "the maps cannot be repaired yet")).is_ok())
+    }
+}
+
+fn frontends(frontends: Vec<Event<lb::Frontend>>) -> Changes {
+    Changes { addresses: vec![], frontends }
+}
+
+/// The configured remote clusters that have not been read completely.
+fn waiting_for(status: &BTreeMap<ClusterName, RemoteStatus>) -> Vec<String> {
+    status.values().filter(|remote| !remote.ready).map(|remote| remote.name.clone()).collect()
+}

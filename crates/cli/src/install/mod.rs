@@ -1,0 +1,121 @@
+//! Puts Causeway on a cluster, or brings an installation up to date, through the Kubernetes API.
+//!
+//! [`apply`] is idempotent: manifests are applied server-side under one field manager, and
+//! certificates that are still good are kept. It is what `causeway lab up` calls for every cluster
+//! of a lab; nothing in it knows that the cluster is a lab.
+
+mod command;
+mod manifests;
+mod rbac;
+mod secrets;
+mod workloads;
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use causeway_model::ClusterInfo;
+use kube::Client;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
+
+pub(crate) use command::{InstallArgs, run};
+
+/// Owner of the fields an installation sets.
+pub(crate) const FIELD_MANAGER: &str = "causeway-install";
+
+/// What to install.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// Name, id and mesh size of the cluster.
+    pub cluster: ClusterInfo,
+    /// Where everything goes.
+    pub namespace: String,
+    /// Subnet of the mesh server's internal load balancer; `None` = the cloud's default.
+    pub subnet: Option<String>,
+    /// Where hostNetwork pods reach the Kubernetes API before services work; `None` = what the
+    /// kubelet tells them (`k8sServiceHost` of Cilium's chart).
+    pub api_server: Option<SocketAddr>,
+    /// Container image of every role.
+    pub image: String,
+    /// The mesh server caches the other clusters for the agents of this one.
+    pub kvstoremesh: bool,
+}
+
+/// Applies everything. Certificates come first, workloads last, so that no pod waits for a Secret.
+pub(crate) async fn apply(client: &Client, options: &Options) -> Result<()> {
+    apply_all(client, &[manifests::namespace(options)]).await?;
+    secrets::ensure(client, options).await?;
+    let mut list = vec![manifests::config_map(options)];
+    list.extend(rbac::all(options));
+    list.push(manifests::service(options));
+    list.push(workloads::agent(options));
+    list.push(workloads::apiserver(options));
+    apply_all(client, &list).await
+}
+
+/// Applies manifests in order.
+async fn apply_all(client: &Client, manifests: &[serde_json::Value]) -> Result<()> {
+    for manifest in manifests {
+        let object: DynamicObject = serde_json::from_value(manifest.clone()).context("build a manifest")?;
+        let types = object.types.clone().context("a manifest without kind")?;
+        let name = object.metadata.name.clone().context("a manifest without name")?;
+        let resource =
+            ApiResource::from_gvk(&GroupVersionKind::try_from(&types).context("kind of a manifest")?);
+        let api: Api<DynamicObject> = match &object.metadata.namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        };
+        api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&object))
+            .await
+            .with_context(|| format!("apply {} {name}", types.kind))?;
+        tracing::debug!(kind = types.kind, name, "applied");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) fn test_options() -> Options {
+    use causeway_model::{ClusterId, ClusterName, MaxClusters};
+    Options {
+        cluster: ClusterInfo {
+            name: ClusterName::new("cls-gz3k8a2m").unwrap(),
+            id: ClusterId::new(1, MaxClusters::C255).unwrap(),
+            max_clusters: MaxClusters::C255,
+        },
+        namespace: "kube-system".into(),
+        subnet: Some("subnet-a1".into()),
+        api_server: Some("10.10.0.2:6443".parse().unwrap()),
+        image: "causeway".into(),
+        kvstoremesh: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_manifest_is_a_typed_object() {
+        use k8s_openapi::api::{apps, core, rbac::v1 as rbac_v1};
+        fn parse<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
+            serde_json::from_value(value).unwrap()
+        }
+        let o = test_options();
+        let daemons: apps::v1::DaemonSet = parse(workloads::agent(&o));
+        let pod = daemons.spec.unwrap().template.spec.unwrap();
+        assert_eq!(pod.host_network, Some(true));
+        let mounted: Vec<_> = pod.containers[0].volume_mounts.iter().flatten().map(|m| &m.name).collect();
+        let volumes: Vec<_> = pod.volumes.iter().flatten().map(|v| &v.name).collect();
+        assert_eq!(mounted, volumes, "every volume is mounted once");
+        let server: apps::v1::Deployment = parse(workloads::apiserver(&o));
+        let pod = server.spec.unwrap().template.spec.unwrap();
+        assert_eq!(pod.containers[0].volume_mounts.as_ref().unwrap().len(), pod.volumes.unwrap().len());
+        let service: core::v1::Service = parse(manifests::service(&o));
+        assert_eq!(service.metadata.annotations.unwrap()[crate::names::TKE_SUBNET], "subnet-a1");
+        let config: core::v1::ConfigMap = parse(manifests::config_map(&o));
+        let data = config.data.unwrap();
+        assert_eq!((data["cluster-id"].as_str(), data["enable-kvstoremesh"].as_str()), ("1", "true"));
+        let roles = rbac::all(&o).into_iter().filter(|m| m["kind"] == "ClusterRole");
+        assert!(roles.map(parse::<rbac_v1::ClusterRole>).all(|r| !r.rules.unwrap().is_empty()));
+    }
+}

@@ -1,0 +1,63 @@
+//! Service accounts and what they may do: the agent writes its own objects, the mesh server reads.
+
+use serde_json::{Value, json};
+
+use super::Options;
+use super::manifests::labels;
+use crate::names;
+
+pub(super) fn all(o: &Options) -> Vec<Value> {
+    let agent = json!([
+        rule(&[""], &["nodes", "pods", "namespaces", "services"], READ),
+        rule(&["discovery.k8s.io"], &["endpointslices"], READ),
+        rule(&["apiextensions.k8s.io"], &["customresourcedefinitions"], WRITE),
+        rule(&["cilium.io"], &["ciliumnodes", "ciliumidentities", "ciliumendpoints"], WRITE),
+        rule(&["cilium.io"], &["ciliumendpointslices"], READ),
+        rule(&["cilium.io"], &["ciliumnodes/status", "ciliumendpoints/status"], &["get", "update", "patch"]),
+    ]);
+    let apiserver = json!([
+        rule(&[""], &["namespaces", "services", "endpoints"], READ),
+        rule(&["discovery.k8s.io"], &["endpointslices"], READ),
+        rule(&["apiextensions.k8s.io"], &["customresourcedefinitions"], READ),
+        rule(&["multicluster.x-k8s.io"], &["serviceexports"], READ),
+        rule(
+            &["cilium.io"],
+            &["ciliumnodes", "ciliumidentities", "ciliumendpoints", "ciliumendpointslices"],
+            READ,
+        ),
+    ]);
+    // Reports are ConfigMaps of the agent's own namespace; it may not touch any elsewhere.
+    let reports = json!([rule(&[""], &["configmaps"], WRITE)]);
+    let mut list = Vec::new();
+    for (name, rules) in [(names::AGENT, agent), (names::APISERVER, apiserver)] {
+        list.push(json!({ "apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": { "name": name, "namespace": o.namespace, "labels": labels(name) } }));
+        list.push(json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": { "name": name, "labels": labels(name) }, "rules": rules }));
+        list.push(binding(o, "ClusterRoleBinding", "ClusterRole", name, None));
+    }
+    list.push(json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": { "name": names::AGENT, "namespace": o.namespace, "labels": labels(names::AGENT) },
+        "rules": reports }));
+    list.push(binding(o, "RoleBinding", "Role", names::AGENT, Some(&o.namespace)));
+    list
+}
+
+const READ: &[&str] = &["get", "list", "watch"];
+const WRITE: &[&str] = &["get", "list", "watch", "create", "update", "patch", "delete"];
+
+fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
+    json!({ "apiGroups": groups, "resources": resources, "verbs": verbs })
+}
+
+fn binding(o: &Options, kind: &str, role: &str, name: &str, namespace: Option<&str>) -> Value {
+    let mut metadata = json!({ "name": name, "labels": labels(name) });
+    if let Some(namespace) = namespace {
+        metadata["namespace"] = json!(namespace);
+    }
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata,
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": role, "name": name },
+        "subjects": [{ "kind": "ServiceAccount", "name": name, "namespace": o.namespace }],
+    })
+}

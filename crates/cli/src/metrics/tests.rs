@@ -1,0 +1,219 @@
+//! Scrapes over HTTP, compared with the list of names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use causeway_daemon::health::Health;
+use causeway_daemon::metrics::Metrics;
+use causeway_kvstore::{Store, StoreOptions};
+use causeway_mesh::publish::{
+    self, Op, Options, PublishStatus, Publisher, Sink, SinkError, Sources, StoreSink,
+};
+use causeway_mesh::remote::{RejectedStatus, RemoteStatus};
+use causeway_mesh::wire::Reason;
+use causeway_model::{ClusterId, ClusterInfo, ClusterName, Event, IpEntry, MaxClusters, NumericIdentity};
+use futures::{StreamExt, stream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::kvstore::{KvstoreMetrics, Measured};
+use super::publish::Publishing;
+use super::remotes::Remotes;
+use super::{AGENT, APISERVER};
+
+const NAMES: &str = include_str!("cilium-names.txt");
+
+fn cluster() -> ClusterInfo {
+    let max_clusters = MaxClusters::C255;
+    ClusterInfo {
+        name: ClusterName::new("cls-a").unwrap(),
+        id: ClusterId::new(1, max_clusters).unwrap(),
+        max_clusters,
+    }
+}
+
+/// What `GET /metrics` answers.
+async fn scrape(metrics: Metrics) -> String {
+    let listener = Health::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let _stopped = stop.clone().drop_guard();
+    tokio::spawn(Health::new(metrics).serve(listener, stop));
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    socket.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    body.to_owned()
+}
+
+/// The names of a scrape with the labels of their samples, as the list writes them.
+fn exposed(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let histograms: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" histogram")).collect();
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#') && line.contains('{')) {
+        let (name, rest) = line.split_once('{').unwrap();
+        let name = histograms.iter().find(|h| name.strip_suffix("_count") == Some(**h)).unwrap_or(&name);
+        let (labels, _) = rest.rsplit_once('}').unwrap();
+        let mut labels: Vec<&str> =
+            labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0)).collect();
+        labels.sort_unstable();
+        found.entry((*name).to_owned()).or_default().insert(labels.join(","));
+    }
+    found
+}
+
+fn compare(role: &str, text: &str) {
+    let found = exposed(text);
+    let mut compared = 0;
+    for line in NAMES.lines().filter(|line| !line.starts_with('#')) {
+        let [of, name, labels] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        if of == role {
+            let samples = found.get(name).unwrap_or_else(|| panic!("{name} is missing in\n{text}"));
+            assert_eq!(*samples, BTreeSet::from([labels.to_owned()]), "{name}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 5, "the list has names of {role}");
+}
+
+#[tokio::test]
+async fn an_agent_exposes_every_name() {
+    let metrics = Metrics::new("agent", "test");
+    let name = ClusterName::new("cls-b").unwrap();
+    let remote = RemoteStatus {
+        name: name.to_string(),
+        ready: true,
+        num_nodes: 3,
+        num_failures: 2,
+        last_failure: Some("2026-03-01T08:15:30Z".into()),
+        num_cache_revocations: 1,
+        rejected: RejectedStatus {
+            count: 5,
+            by_reason: [(Reason::BadKey, 4), (Reason::ForeignCluster, 1)].into(),
+            last_reasons: vec![],
+        },
+        ..Default::default()
+    };
+    let (status, receiver) = watch::channel(BTreeMap::from([(name.clone(), remote)]));
+    metrics.collect(Remotes {
+        prefix: AGENT,
+        source: vec![("source_cluster", "cls-a".into()), ("source_node_name", "n1".into())],
+        status: receiver,
+        global_services: Some(Arc::new(AtomicUsize::new(4))),
+    });
+    let text = scrape(metrics.clone()).await;
+    compare("agent", &text);
+    let labels = "{source_cluster=\"cls-a\",source_node_name=\"n1\",target_cluster=\"cls-b\"}";
+    for (tail, value) in [
+        ("failures", "2.0"),
+        ("nodes", "3.0"),
+        ("readiness_status", "1.0"),
+        ("last_failure_ts", "1772352930.0"),
+    ] {
+        let line = format!("\ncilium_clustermesh_remote_cluster_{tail}{labels} {value}\n");
+        assert!(text.contains(&line), "{line} in\n{text}");
+    }
+    let labels = "source_cluster=\"cls-a\",source_node_name=\"n1\",target_cluster=\"cls-b\"";
+    for line in [
+        format!("causeway_clustermesh_rejected_total{{{labels},reason=\"bad-key\"}} 4"),
+        format!("causeway_clustermesh_rejected_total{{{labels},reason=\"foreign-cluster\"}} 1"),
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+    }
+    // What is no peer any more is not exposed any more.
+    status.send_modify(|all| all.clear());
+    let text = scrape(metrics).await;
+    assert!(!text.contains("cls-b") && text.contains("remote_clusters{"), "{text}");
+}
+
+/// A store that is not there for a while.
+struct Flaky(StoreSink, AtomicBool);
+
+impl Flaky {
+    fn check(&self) -> Result<(), SinkError> {
+        match self.1.swap(false, Ordering::SeqCst) {
+            true => Err(SinkError::Failed("no answer".into())),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Sink for Flaky {
+    async fn write(&self, ops: Vec<Op>, lease: i64) -> Result<(), SinkError> {
+        if ops.iter().any(|op| op.key().starts_with("cilium/state/ip/")) {
+            self.check()?;
+        }
+        self.0.write(ops, lease).await
+    }
+    async fn keys(&self, prefix: &str) -> Result<Vec<String>, SinkError> {
+        self.0.keys(prefix).await
+    }
+    async fn get(&self, key: &str) -> Result<Option<(Bytes, i64)>, SinkError> {
+        self.0.get(key).await
+    }
+    async fn grant(&self, ttl_seconds: i64) -> Result<i64, SinkError> {
+        self.0.grant(ttl_seconds).await
+    }
+    async fn keep_alive(&self, lease: i64) -> Result<(), SinkError> {
+        self.0.keep_alive(lease).await
+    }
+}
+
+#[tokio::test]
+async fn a_mesh_server_exposes_every_name() {
+    let metrics = Metrics::new("clustermesh-apiserver", "test");
+    let info = cluster();
+    let kvstore = Arc::new(KvstoreMetrics::register(&metrics, APISERVER, &info.name));
+    let (sender, status) = watch::channel(PublishStatus::default());
+    metrics.collect(Publishing { prefix: APISERVER, cluster: info.name.clone(), status: status.clone() });
+    let before = scrape(metrics.clone()).await;
+    assert!(before.contains("_bootstrap_seconds{source_cluster=\"cls-a\"} 0.0\n"), "{before}");
+    let address = IpEntry {
+        prefix: "10.1.0.5/32".parse().unwrap(),
+        identity: NumericIdentity(65_600),
+        host_ip: None,
+        key_index: 0,
+        pod: None,
+    };
+    let addresses = [Event::Reset, Event::Upsert(address), Event::Synced];
+    let sources = Sources {
+        nodes: stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed(),
+        identities: stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed(),
+        addresses: stream::iter(addresses).chain(stream::pending()).boxed(),
+        services: stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed(),
+        slices: stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed(),
+        exports: None,
+    };
+    let sink = Flaky(StoreSink(Store::new(StoreOptions::default())), AtomicBool::new(true));
+    let options = Options { observer: Some(kvstore.clone()), ..Default::default() };
+    let stop = CancellationToken::new();
+    let _stopped = stop.clone().drop_guard();
+    let publisher = Publisher::new(info, false);
+    let sink = Measured { sink, metrics: kvstore };
+    tokio::spawn(publish::run(publisher, sources, sink, options, sender, stop));
+    let mut waiting = status.clone();
+    let complete = waiting.wait_for(|status| status.ready && status.pending == 0);
+    let complete = tokio::time::timeout(Duration::from_secs(60), complete).await.unwrap().unwrap().clone();
+    assert!(complete.bootstrap.is_some_and(|time| time > Duration::ZERO));
+    let text = scrape(metrics).await;
+    compare("apiserver", &text);
+    for line in [
+        "kvstore_initial_sync_completed{scope=\"ip/v1\",source_cluster=\"cls-a\",action=\"write\"} 1.0",
+        "kvstore_sync_errors_total{scope=\"ip/v1\",source_cluster=\"cls-a\"} 1",
+        "kvstore_sync_queue_size{scope=\"ip/v1\",source_cluster=\"cls-a\"} 0.0",
+        "controllers_group_runs_total{status=\"success\",group_name=\"kvstore-heartbeat\"} 1",
+        "api_limiter_requests_in_flight{api_call=\"write\",value=\"in-flight\"} 0",
+        "kvstore_events_queue_seconds_count{action=\"modify\",scope=\"ip/v1\"} 1",
+    ] {
+        assert!(text.contains(&format!("\n{APISERVER}_{line}\n")), "{line} in\n{text}");
+    }
+}

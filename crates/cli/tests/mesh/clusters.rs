@@ -1,0 +1,204 @@
+//! Two clusters of a lab of the test's own. The lab belongs to a child that takes it down when the test ends, however it ends.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use causeway_lab::Lab;
+use causeway_lab::runtime::registry::PodRecord;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+pub(crate) const ONE: &str = "cls-gz3k8a2m";
+pub(crate) const TWO: &str = "cls-sh7d4f9q";
+/// Nobody waits so long unless something is broken.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+pub(crate) struct Clusters {
+    user: Child,
+    pub(crate) lab: Lab,
+}
+
+impl Clusters {
+    /// The default topology, not connected.
+    pub(crate) fn up(name: &str) -> Clusters {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_causeway"));
+        command.args(["lab", "--name", name, "up", "--foreground"]).stdout(Stdio::piped());
+        // SAFETY: prctl with an integer, nothing of ours in memory is touched.
+        unsafe {
+            command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(Into::into));
+        }
+        let mut user = command.spawn().unwrap();
+        let mut lines = BufReader::new(user.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.any(|l| l.starts_with("export KUBECONFIG=")), "the lab did not come up");
+        // What it still has to say is read, so that it never waits for a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        Clusters { user, lab: Lab::open(name).unwrap() }
+    }
+
+    /// Connected, and ready with each other.
+    pub(crate) fn meshed(name: &str) -> Clusters {
+        let clusters = Self::up(name);
+        clusters.connect();
+        for context in [ONE, TWO] {
+            clusters.ready(context);
+        }
+        clusters
+    }
+
+    pub(crate) fn connect(&self) -> String {
+        self.causeway(&["clustermesh", "connect", "--context", ONE, "--destination-context", TWO])
+    }
+
+    /// Waits until all agents of a cluster are ready with all peers.
+    pub(crate) fn ready(&self, context: &str) {
+        self.causeway(&["clustermesh", "status", "--context", context, "--wait", "--wait-duration", "2m"]);
+    }
+
+    /// `clustermesh status -o json`, as it is now.
+    pub(crate) fn status(&self, context: &str) -> Value {
+        let output = self.try_causeway(&["clustermesh", "status", "--context", context, "-o", "json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    }
+
+    pub(crate) fn try_causeway(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_causeway"));
+        command.env("KUBECONFIG", self.lab.kubeconfig()).env("CAUSEWAY_LAB", self.lab.dir().name());
+        command.args(args).output().unwrap()
+    }
+
+    pub(crate) fn causeway(&self, args: &[&str]) -> String {
+        good(&format!("causeway {args:?}"), self.try_causeway(args))
+    }
+
+    pub(crate) fn kubectl(&self, cluster: &str, args: &[&str]) -> String {
+        good(&format!("kubectl {args:?}"), self.lab.kubectl(cluster, args).unwrap())
+    }
+
+    pub(crate) fn apply(&self, cluster: &str, manifest: &str) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(manifest.as_bytes()).unwrap();
+        self.kubectl(cluster, &["apply", "-f", file.path().to_str().unwrap()]);
+    }
+
+    /// A pod on a node that echoes TCP and UDP on port 7000; its address.
+    pub(crate) fn echo_pod(&self, cluster: &str, name: &str, node: &str) -> String {
+        let container = |kind: &str| {
+            format!(
+                "  - name: {kind}\n    image: causeway\n    command: [/usr/local/bin/causeway, lab, workload, {kind}, \
+                 --listen, ':7000']\n"
+            )
+        };
+        let manifest = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  \
+             nodeName: {node}\n  terminationGracePeriodSeconds: 1\n  containers:\n{}{}",
+            container("tcp-echo"),
+            container("udp-echo")
+        );
+        self.apply(cluster, &manifest);
+        self.kubectl(cluster, &["wait", "--for", "condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
+        self.kubectl(cluster, &["get", "pod", name, "-o", "jsonpath={.status.podIP}"])
+    }
+
+    /// The web Deployment and its global Service of `examples/` in both clusters, ready, and a client in the first.
+    pub(crate) fn web(&self) -> String {
+        let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+        let file = |name: &str| format!("{examples}/{name}.yaml");
+        for cluster in [ONE, TWO] {
+            self.apply(cluster, "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n");
+            let name = format!("--from-literal=name={cluster}");
+            self.kubectl(cluster, &["create", "configmap", "cluster", "-n", "shop", &name]);
+            self.kubectl(cluster, &["apply", "-f", &file("web")]);
+        }
+        self.kubectl(ONE, &["apply", "-f", &file("client")]);
+        for cluster in [ONE, TWO] {
+            self.kubectl(cluster, &["-n", "shop", "rollout", "status", "deployment/web", "--timeout=60s"]);
+        }
+        self.kubectl(ONE, &["-n", "shop", "wait", "--for", "condition=Ready", "pod/client", "--timeout=60s"]);
+        let ip = ["-n", "shop", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"];
+        format!("http://{}", self.kubectl(ONE, &ip))
+    }
+
+    /// Sends requests from the client: who answered, and whether all were.
+    fn ask(&self, url: &str) -> (Vec<String>, Value) {
+        let argv = ["causeway", "lab", "workload", "request", url, "--count", "60", "-o", "json"];
+        let output = self.lab.exec(ONE, "shop", "client", &argv).unwrap();
+        let counts: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("request: {e}: {output:?}"));
+        let mut clusters: Vec<String> = counts["clusters"].as_object().unwrap().keys().cloned().collect();
+        if counts["answered"] != 60 {
+            clusters.push("nobody".into());
+        }
+        (clusters, counts)
+    }
+
+    /// Asks until exactly these clusters answer, and all is answered: pods that go or come may cost a request.
+    pub(crate) fn answered_by(&self, url: &str, clusters: &[&str]) {
+        until(&format!("answers of {clusters:?}"), || self.ask(url).0 == clusters);
+    }
+
+    /// Nothing goes or comes: every request must be answered, the first time, by exactly these clusters.
+    pub(crate) fn always_answered_by(&self, url: &str, clusters: &[&str]) {
+        let (answered, counts) = self.ask(url);
+        assert_eq!(answered, clusters, "{counts}");
+    }
+
+    /// Runs a workload in a pod of the default namespace.
+    pub(crate) fn workload(&self, cluster: &str, pod: &str, args: &[&str]) -> String {
+        let argv = [&["causeway", "lab", "workload"], args].concat();
+        good(&format!("{pod}: {args:?}"), self.lab.exec(cluster, "default", pod, &argv).unwrap())
+    }
+
+    pub(crate) fn on_node(&self, cluster: &str, node: &str, argv: &[&str]) -> String {
+        good(&format!("{node}: {argv:?}"), self.lab.node_exec(cluster, node, argv).unwrap())
+    }
+
+    /// The addresses in a node's pinned ipcache maps, as hexadecimal digits in the order of the wire.
+    pub(crate) fn ipcache(&self, cluster: &str, node: &str) -> Vec<String> {
+        let dump = |map: &str| -> Vec<Value> {
+            let pin = format!("/sys/fs/bpf/causeway/maps-v1/{map}");
+            let text = self.on_node(cluster, node, &["bpftool", "-j", "map", "dump", "pinned", &pin]);
+            serde_json::from_str(&text).unwrap()
+        };
+        let hex = |entry: &Value, from: usize| {
+            let bytes = entry["key"].as_array().unwrap().iter().skip(from).take(4);
+            bytes.map(|b| b.as_str().unwrap().trim_start_matches("0x").to_owned()).collect::<String>()
+        };
+        // Both keys hold the address behind the family; that of the trie has the prefix length before it.
+        let exact = dump("cw_ipcache");
+        let prefixes = dump("cw_ipcache_lpm");
+        exact.iter().map(|e| hex(e, 4)).chain(prefixes.iter().map(|e| hex(e, 8))).collect()
+    }
+
+    /// The process of the agent on a node; none while there is none.
+    pub(crate) fn agent(&self, cluster: &str, node: &str) -> Option<Pid> {
+        let records = PodRecord::list(&self.lab.dir().node(cluster, node));
+        let agent = records.iter().find(|r| r.name.starts_with("causeway-"))?;
+        agent.containers.first().map(|c| Pid::from_raw(c.pid as i32))
+    }
+}
+
+impl Drop for Clusters {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.user.id() as i32), Signal::SIGTERM);
+        let _ = self.user.wait();
+    }
+}
+
+/// What a command that must succeed printed.
+fn good(what: &str, output: Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{what}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// Waits until something is so.
+pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !so() {
+        assert!(Instant::now() < deadline, "still waiting for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,7 @@
+//! The whole system as its users run it: labs of the built executable, stock kubectl, real packets.
+
+mod agent;
+mod clusters;
+mod control_plane;
+mod forwarding;
+mod services;

@@ -1,0 +1,5 @@
+//! The commands for looking at a mesh, run as their users run them, against servers in this process.
+
+mod fixture;
+mod kvstore;
+mod troubleshoot;

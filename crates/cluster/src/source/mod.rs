@@ -1,0 +1,118 @@
+//! Watchers of this cluster's objects, as streams of model events.
+//!
+//! Each stream begins with `Reset`, lists, says `Synced` and then follows changes. Errors are logged
+//! once per attempt and retried with back-off for ever; the consumer just sees no events.
+
+mod defined;
+mod watch;
+
+use causeway_model::{
+    ClusterInfo, Endpoint, EndpointSlice, Event, ExportRequest, Identity, IpEntry, Node, NodeKey,
+    NumericIdentity, PodRef, Service, ServiceKey, SliceKey,
+};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, stream};
+use k8s_openapi::api::core::v1::Service as KubeService;
+use k8s_openapi::api::discovery::v1::EndpointSlice as KubeSlice;
+use kube::{Api, Client};
+
+use crate::convert::{self, AddressOwners, EndpointGroup, EndpointUnion};
+use crate::crd::{CiliumEndpoint, CiliumEndpointSlice, CiliumIdentity, CiliumNode, ServiceExport};
+use watch::watch;
+
+/// The nodes of cluster `info`, from its CiliumNodes.
+pub fn nodes(client: Client, info: ClusterInfo) -> impl Stream<Item = Event<Node>> + Send + 'static {
+    let key_info = info.clone();
+    watch(
+        Api::<CiliumNode>::all(client),
+        move |object| Some(convert::node(object, &info)),
+        move |object| Some(NodeKey { cluster: key_info.name.clone(), name: object.metadata.name.clone()? }),
+    )
+}
+
+/// The identities, from CiliumIdentities.
+pub fn identities(client: Client) -> impl Stream<Item = Event<Identity>> + Send + 'static {
+    watch(Api::<CiliumIdentity>::all(client), convert::identity, |object| {
+        object.metadata.name.as_deref()?.parse().ok().map(NumericIdentity)
+    })
+}
+
+/// The endpoints with the addresses each claims, from CiliumEndpoints.
+pub fn endpoints(client: Client) -> impl Stream<Item = Event<Endpoint>> + Send + 'static {
+    watch(Api::<CiliumEndpoint>::all(client), convert::endpoint, |object| {
+        let (namespace, name) = convert::names(&object.metadata);
+        Some(PodRef { namespace, name })
+    })
+}
+
+/// The endpoints in CiliumEndpointSlices, slice by slice; none until their definition exists.
+pub fn cilium_endpoint_slices(client: Client) -> impl Stream<Item = Event<EndpointGroup>> + Send + 'static {
+    let api = Api::<CiliumEndpointSlice>::all(client.clone());
+    defined::once_defined(client, "ciliumendpointslices.cilium.io", move || {
+        watch(api, |object| Some(convert::endpoint_slice(object)), |object| object.metadata.name.clone())
+    })
+}
+
+/// The addresses; one that two objects claim belongs to the newest claim. They come from
+/// CiliumEndpoints, and with `slices` (`enable-cilium-endpoint-slice`) from CiliumEndpointSlices too,
+/// each pod's once.
+pub fn addresses(client: Client, slices: bool) -> BoxStream<'static, Event<IpEntry>> {
+    let mut owners = AddressOwners::new();
+    if !slices {
+        return endpoints(client).flat_map(move |event| stream::iter(owners.apply(event))).boxed();
+    }
+    enum Either {
+        Single(Event<Endpoint>),
+        Slice(Event<EndpointGroup>),
+    }
+    let mut union = EndpointUnion::new();
+    let single = endpoints(client.clone()).map(Either::Single);
+    stream::select(single, cilium_endpoint_slices(client).map(Either::Slice))
+        .flat_map(move |event| {
+            let endpoints = match event {
+                Either::Single(event) => union.apply_endpoint(event),
+                Either::Slice(event) => union.apply_group(event),
+            };
+            let changes: Vec<_> = endpoints.into_iter().flat_map(|event| owners.apply(event)).collect();
+            stream::iter(changes)
+        })
+        .boxed()
+}
+
+/// The Services, without those of other proxies than `proxy` (`k8s-service-proxy-name`).
+pub fn services(
+    client: Client,
+    proxy: Option<String>,
+) -> impl Stream<Item = Event<Service>> + Send + 'static {
+    watch(
+        Api::<KubeService>::all(client),
+        move |object| convert::service(object, proxy.as_deref()),
+        |object| {
+            let (namespace, name) = convert::names(&object.metadata);
+            Some(ServiceKey { namespace, name })
+        },
+    )
+}
+
+/// The EndpointSlices of addresses, without those that mirror other clusters.
+pub fn endpoint_slices(client: Client) -> impl Stream<Item = Event<EndpointSlice>> + Send + 'static {
+    watch(Api::<KubeSlice>::all(client), convert::slice, |object| {
+        let (namespace, name) = convert::names(&object.metadata);
+        Some(SliceKey { namespace, name })
+    })
+}
+
+/// The ServiceExports; none until their definition exists.
+pub fn exports(client: Client) -> impl Stream<Item = Event<ExportRequest>> + Send + 'static {
+    let api = Api::<ServiceExport>::all(client.clone());
+    defined::once_defined(client, "serviceexports.multicluster.x-k8s.io", move || {
+        watch(
+            api,
+            |object| Some(convert::export(object)),
+            |object| {
+                let (namespace, name) = convert::names(&object.metadata);
+                Some(ServiceKey { namespace, name })
+            },
+        )
+    })
+}

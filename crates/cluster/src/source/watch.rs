@@ -1,0 +1,70 @@
+//! One watcher as a stream of model events.
+
+use std::fmt::Debug;
+
+use causeway_model::{Event, Keyed};
+use futures::{Stream, StreamExt};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tracing::{debug, warn};
+
+use crate::readable;
+
+/// Watches all objects of `api`. `convert` makes the value, or `None` for an object that stands for
+/// nothing here; `key` names it for a removal.
+pub(super) fn watch<K, T>(
+    api: Api<K>,
+    convert: impl Fn(&K) -> Option<T> + Send + 'static,
+    key: impl Fn(&K) -> Option<T::Key> + Send + 'static,
+) -> impl Stream<Item = Event<T>> + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    T: Keyed + Send + 'static,
+{
+    let what = K::plural(&()).into_owned();
+    watcher(api, watcher::Config::default()).default_backoff().filter_map(move |event| {
+        let event = match event {
+            Ok(event) => translate(event, &convert, &key),
+            Err(error) => {
+                report(&what, &error);
+                None
+            }
+        };
+        std::future::ready(event)
+    })
+}
+
+fn translate<K, T: Keyed>(
+    event: watcher::Event<K>,
+    convert: impl Fn(&K) -> Option<T>,
+    key: impl Fn(&K) -> Option<T::Key>,
+) -> Option<Event<T>> {
+    match event {
+        watcher::Event::Init => Some(Event::Reset),
+        watcher::Event::InitApply(object) => convert(&object).map(Event::Upsert),
+        watcher::Event::InitDone => Some(Event::Synced),
+        watcher::Event::Apply(object) => match convert(&object) {
+            Some(value) => Some(Event::Upsert(value)),
+            None => key(&object).map(Event::Remove),
+        },
+        watcher::Event::Delete(object) => key(&object).map(Event::Remove),
+    }
+}
+
+fn report(what: &str, error: &watcher::Error) {
+    let text = match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => readable(error),
+        // The history was compacted: the watcher lists again, nothing is lost.
+        watcher::Error::WatchError(status) if status.code == 410 => {
+            debug!(resource = what, "the watch is too old; listing again");
+            return;
+        }
+        watcher::Error::WatchError(status) => status.message.clone(),
+        other => other.to_string(),
+    };
+    warn!(resource = what, error = text, "watching failed; trying again");
+}

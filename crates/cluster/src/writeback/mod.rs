@@ -1,0 +1,14 @@
+//! What a node's agent writes into Kubernetes: its CiliumNode, the identities of its pods, and one
+//! CiliumEndpoint per pod.
+
+mod endpoint;
+mod identity;
+mod node;
+
+pub use endpoint::{EndpointReport, EndpointWriter};
+pub use identity::{Created, IdentityAllocator, IdentityStore, KubeIdentities};
+pub use node::CiliumNodeWriter;
+
+/// Field manager of everything written here. It is one name for all nodes: the object of a pod that
+/// comes back on another node is then taken over whole, with nothing of the old one left in it.
+const FIELD_MANAGER: &str = "causeway-agent";

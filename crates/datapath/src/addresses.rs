@@ -1,0 +1,110 @@
+//! The ipcache made true: what every address should say, and what the kernel's maps say.
+
+use std::net::IpAddr;
+
+use causeway_model::{Change, Collection, Event, IpEntry};
+
+use crate::Error;
+use crate::maps::ipcache::{Ipcache, Remote};
+use crate::maps::v4_bytes;
+
+/// How much is programmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Stats {
+    /// Addresses and prefixes in the ipcache.
+    pub addresses: usize,
+    /// Service frontends.
+    pub frontends: usize,
+    /// Backends over all frontends.
+    pub backends: usize,
+    /// Pods of this node.
+    pub endpoints: usize,
+}
+
+/// The single writer of the ipcache maps.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    node_ip: IpAddr,
+    desired: Collection<IpEntry>,
+    kernel: Ipcache,
+}
+
+impl Addresses {
+    pub(crate) fn new(kernel: Ipcache, node_ip: IpAddr) -> Self {
+        Self { node_ip, desired: Collection::new(), kernel }
+    }
+
+    /// Applies one change. At the end of a full listing everything the kernel holds beyond it,
+    /// also from an earlier process, is removed; nothing is before.
+    pub(crate) fn apply(&mut self, event: Event<IpEntry>) -> Result<(), Error> {
+        let synced = matches!(event, Event::Synced);
+        for change in self.desired.apply(event) {
+            match change {
+                Change::Set(prefix, _) => {
+                    let entry = self.desired.get(&prefix).expect("it was just set");
+                    self.kernel.set(prefix, remote(entry, self.node_ip))?;
+                }
+                Change::Gone(prefix, _) => self.kernel.remove(prefix)?,
+            }
+        }
+        if synced { self.sweep() } else { Ok(()) }
+    }
+
+    /// Compares the kernel's maps with what should be there and applies the difference. Nothing is
+    /// removed before a full listing is known: it may still be wanted.
+    pub(crate) fn sweep(&mut self) -> Result<(), Error> {
+        let mut seen = std::collections::BTreeMap::new();
+        for (prefix, value) in self.kernel.entries()? {
+            if self.desired.is_synced() && self.desired.get(&prefix).is_none() {
+                self.kernel.remove(prefix)?;
+            }
+            seen.insert(prefix, value);
+        }
+        for (prefix, entry) in self.desired.iter() {
+            let value = remote(entry, self.node_ip);
+            if seen.get(prefix) != Some(&value) {
+                self.kernel.set(*prefix, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.desired.len()
+    }
+}
+
+/// The map value of an entry. No tunnel leads to ourselves, and none to a node's own address: that
+/// is what tunnels end at.
+fn remote(entry: &IpEntry, node_ip: IpAddr) -> Remote {
+    let by_tunnel = entry.host_ip.filter(|host| *host != node_ip && entry.prefix != (*host).into());
+    Remote {
+        identity: entry.identity.0,
+        tunnel_endpoint: v4_bytes(by_tunnel),
+        key_index: entry.key_index,
+        pad: [0; 3],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use causeway_model::NumericIdentity;
+
+    #[test]
+    fn tunnels_lead_to_other_nodes_only() {
+        let endpoint = |prefix: &str, host: &str| {
+            let entry = IpEntry {
+                prefix: prefix.parse().unwrap(),
+                identity: NumericIdentity(70_000),
+                host_ip: Some(host.parse().unwrap()),
+                key_index: 0,
+                pod: None,
+            };
+            remote(&entry, "172.20.1.1".parse().unwrap()).tunnel_endpoint
+        };
+        assert_eq!(endpoint("10.2.0.5/32", "172.20.2.1"), [172, 20, 2, 1]);
+        assert_eq!(endpoint("10.1.0.5/32", "172.20.1.1"), [0; 4]);
+        assert_eq!(endpoint("172.20.2.1/32", "172.20.2.1"), [0; 4]);
+    }
+}

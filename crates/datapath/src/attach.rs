@@ -1,0 +1,148 @@
+//! Programs on interfaces and cgroups, so that they outlive us and are replaced without a gap.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, SchedClassifier, TcAttachType};
+
+use crate::Error;
+
+/// How traffic-control programs are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// By tcx links (Linux 6.6), pinned in bpffs.
+    Tcx,
+    /// By filters of a clsact qdisc, for older kernels.
+    Clsact,
+}
+
+/// Our place among the filters of a clsact hook.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// A direction of an interface and the name of its pin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hook<'a> {
+    pub(crate) interface: &'a str,
+    pub(crate) ingress: bool,
+}
+
+impl Hook<'_> {
+    fn kind(&self) -> TcAttachType {
+        if self.ingress { TcAttachType::Ingress } else { TcAttachType::Egress }
+    }
+
+    /// The pin of this hook's link.
+    pub(crate) fn pin(&self, links: &Path) -> PathBuf {
+        links.join(format!("{}_{}", self.interface, if self.ingress { "ingress" } else { "egress" }))
+    }
+}
+
+/// Whether this kernel has tcx, found out by trying it on the tunnel device.
+pub(crate) fn probe(program: &mut SchedClassifier, interface: &str) -> AttachMode {
+    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+    match program.attach_with_options(interface, TcAttachType::Egress, order) {
+        Ok(link) => {
+            let _ = program.detach(link);
+            AttachMode::Tcx
+        }
+        Err(error) => {
+            tracing::info!(%error, "this kernel has no tcx; programs are attached by clsact");
+            AttachMode::Clsact
+        }
+    }
+}
+
+/// Attaches a program to a hook, or replaces the one an earlier process attached there. Packets
+/// always meet the one or the other.
+pub(crate) fn classifier(
+    program: &mut SchedClassifier,
+    hook: Hook<'_>,
+    mode: AttachMode,
+    links: &Path,
+) -> Result<(), Error> {
+    match mode {
+        AttachMode::Tcx => tcx(program, hook, links),
+        AttachMode::Clsact => clsact(program, hook),
+    }
+}
+
+fn tcx(program: &mut SchedClassifier, hook: Hook<'_>, links: &Path) -> Result<(), Error> {
+    let path = hook.pin(links);
+    if path.exists() {
+        let replaced = PinnedLink::from_pin(&path)
+            .map_err(|e| e.to_string())
+            .and_then(|pinned| SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(|e| e.to_string()))
+            .and_then(|link| program.attach_to_link(link).map_err(|e| e.to_string()));
+        match replaced {
+            Ok(_) => return Ok(()),
+            // The interface of an earlier life is gone and this one only has its name.
+            Err(why) => {
+                tracing::debug!(pin = %path.display(), why, "a stale link is replaced");
+                std::fs::remove_file(&path)
+                    .map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
+            }
+        }
+    }
+    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program.attach_with_options(hook.interface, hook.kind(), order).map_err(|e| failed(hook, e))?;
+    let link = program.take_link(id).map_err(|e| failed(hook, e))?;
+    let link = FdLink::try_from(link).map_err(|e| Error::Pin { path: path.clone(), why: e.to_string() })?;
+    link.pin(&path).map_err(|e| Error::Pin { path, why: e.to_string() })?;
+    Ok(())
+}
+
+fn clsact(program: &mut SchedClassifier, hook: Hook<'_>) -> Result<(), Error> {
+    // The qdisc is there already after the first program of an interface.
+    let _ = qdisc_add_clsact(hook.interface);
+    let existing = SchedClassifierLink::attached(hook.interface, hook.kind(), PRIORITY, HANDLE, None)
+        .map_err(|e| Error::io(format!("find interface {}", hook.interface), e))?;
+    // Attaching "to" a filter replaces it, and needs one to replace.
+    let id = match program.attach_to_link(existing) {
+        Ok(id) => id,
+        Err(_) => {
+            let options =
+                TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
+            program.attach_with_options(hook.interface, hook.kind(), options).map_err(|e| failed(hook, e))?
+        }
+    };
+    // The filter must outlive us; dropping the link would remove it.
+    std::mem::forget(program.take_link(id).map_err(|e| failed(hook, e))?);
+    Ok(())
+}
+
+/// Forgets the pin of an interface that is being removed; its link goes with the interface.
+pub(crate) fn forget(hook: Hook<'_>, links: &Path) {
+    let _ = std::fs::remove_file(hook.pin(links));
+}
+
+/// Attaches a socket program to a cgroup in place of the one an earlier process attached. For a
+/// moment both run, which is harmless: what the first has translated is no service to the second.
+pub(crate) fn cgroup(
+    program: &mut CgroupSockAddr,
+    name: &str,
+    cgroup: &Path,
+    links: &Path,
+) -> Result<(), Error> {
+    let failed =
+        |source| Error::Program { program: name.to_owned(), what: "attach", source: Box::new(source) };
+    let dir =
+        File::open(cgroup).map_err(|e| Error::io(format!("open the cgroup {}", cgroup.display()), e))?;
+    // Links share a cgroup whatever their number; the kernel refuses flags that would say so.
+    let id = program.attach(&dir, CgroupAttachMode::Single).map_err(failed)?;
+    let link = program.take_link(id).map_err(failed)?;
+    let (path, fresh) = (links.join(name), links.join(format!("{name}_new")));
+    let pin = |why: String| Error::Pin { path: path.clone(), why };
+    let link = FdLink::try_from(link).map_err(|e| pin(e.to_string()))?;
+    let _ = std::fs::remove_file(&fresh);
+    link.pin(&fresh).map_err(|e| pin(e.to_string()))?;
+    let _ = std::fs::remove_file(&path);
+    std::fs::rename(&fresh, &path).map_err(|e| pin(e.to_string()))
+}
+
+fn failed(hook: Hook<'_>, source: ProgramError) -> Error {
+    Error::Program { program: hook.interface.to_owned(), what: "attach", source: Box::new(source) }
+}

@@ -1,0 +1,367 @@
+//! Everything of one node, under one owner.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use causeway_model::{Event, IpEntry, NumericIdentity, lb};
+use ipnet::Ipv4Net;
+
+use crate::addresses::{Addresses, Stats};
+use crate::attach::{self, AttachMode, Hook};
+use crate::endpoint::{self, Endpoint, EndpointSpec, Records};
+use crate::frontends::Frontends;
+use crate::maps::ipcache::Ipcache;
+use crate::maps::metrics::{Counter, Metrics};
+use crate::maps::{Address, Table, endpoint as map};
+use crate::object::{Objects, Pins, classifier, sock_addr};
+use crate::{Error, masquerade, netlink};
+
+/// The tunnel device, under the name Cilium gives it.
+const VXLAN: &str = "cilium_vxlan";
+/// Its UDP port (behaviours 4.2).
+const VXLAN_PORT: u16 = 8472;
+/// What VXLAN over IPv4 adds to a packet, bytes (behaviours 4.2).
+pub const TUNNEL_OVERHEAD: u32 = 50;
+
+/// The socket programs, by their names in `bpf_sock.bpf.c`.
+const SOCKET_PROGRAMS: [&str; 8] = [
+    "sock_connect4",
+    "sock_sendmsg4",
+    "sock_recvmsg4",
+    "sock_getpeername4",
+    "sock_connect6",
+    "sock_sendmsg6",
+    "sock_recvmsg6",
+    "sock_getpeername6",
+];
+
+/// What a node's datapath is told at start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where a bpffs is mounted.
+    pub bpffs: PathBuf,
+    /// The cgroup v2 folder whose processes reach services: the node's root.
+    pub cgroup: PathBuf,
+    /// Where the records of endpoints are kept.
+    pub state_dir: PathBuf,
+    /// The node's address on the underlay: the end of tunnels to it.
+    pub node_ip: Ipv4Addr,
+    /// The node's address in the pod network.
+    pub internal_ip: Ipv4Addr,
+    /// The node's pod CIDR.
+    pub pod_cidr: Ipv4Net,
+    /// MTU of the underlay, bytes.
+    pub underlay_mtu: u32,
+    /// How to attach programs; `None` = whichever the kernel has.
+    pub attach: Option<AttachMode>,
+    /// Give pods the node's address when they leave the mesh.
+    pub masquerade: bool,
+}
+
+/// The datapath of one node. Dropping it changes nothing in the kernel.
+#[derive(Debug)]
+pub struct Datapath {
+    config: Config,
+    pins: Pins,
+    attach: AttachMode,
+    vxlan: u32,
+    objects: Objects,
+    addresses: Addresses,
+    frontends: Frontends,
+    by_address: Table<Address, map::Endpoint>,
+    by_interface: Table<u32, map::Endpoint>,
+    metrics: Metrics,
+    records: Records,
+    endpoints: BTreeMap<String, Endpoint>,
+    pod_cidrs: Option<BTreeSet<Ipv4Net>>,
+}
+
+impl Datapath {
+    /// Loads the programs, adopts what an earlier process left, and makes the node ready: device,
+    /// sysctls, hooks. Forwarding never stops meanwhile.
+    ///
+    /// # Errors
+    /// [`Error`]; the previous programs stay in force for what could not be replaced.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        let pins = Pins::prepare(&config.bpffs)?;
+        let mtu = config.underlay_mtu - TUNNEL_OVERHEAD;
+        let vxlan = netlink::run(None, async |host| {
+            let index = host.ensure_vxlan(VXLAN, VXLAN_PORT, mtu).await?;
+            host.add_address(index, IpAddr::V4(config.internal_ip)).await?;
+            Ok(index)
+        })?;
+        netlink::sysctl("net/ipv4/ip_forward", "1")?;
+        // Replies leave by another interface than the kernel's routes would say.
+        for scope in ["all", "default", VXLAN] {
+            netlink::sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
+        }
+        let mut objects = Objects::load(&pins, vxlan)?;
+        let addresses = Addresses::new(Ipcache::take(&mut objects.lxc)?, IpAddr::V4(config.node_ip));
+        let frontends = Frontends::new(
+            Table::take(&mut objects.sock, "cw_lb_frontends")?,
+            Table::take(&mut objects.sock, "cw_lb_slots")?,
+        )?;
+        let by_address = Table::take(&mut objects.lxc, "cw_endpoints")?;
+        let by_interface = Table::take(&mut objects.lxc, "cw_interfaces")?;
+        let metrics = Metrics::take(&mut objects.lxc)?;
+        let attach = match config.attach {
+            Some(mode) => mode,
+            None => attach::probe(classifier(&mut objects.overlay, "to_overlay"), VXLAN),
+        };
+        let records = Records::open(config.state_dir.join("endpoints"))?;
+        let mut datapath = Self {
+            config,
+            pins,
+            attach,
+            vxlan,
+            objects,
+            addresses,
+            frontends,
+            by_address,
+            by_interface,
+            metrics,
+            records,
+            endpoints: BTreeMap::new(),
+            pod_cidrs: None,
+        };
+        datapath.adopt_endpoints()?;
+        datapath.attach_node()?;
+        Ok(datapath)
+    }
+
+    fn attach_node(&mut self) -> Result<(), Error> {
+        let links = &self.pins.links;
+        for (program, ingress) in [("to_overlay", false), ("from_overlay", true)] {
+            let hook = Hook { interface: VXLAN, ingress };
+            attach::classifier(classifier(&mut self.objects.overlay, program), hook, self.attach, links)?;
+        }
+        for program in SOCKET_PROGRAMS {
+            let loaded = sock_addr(&mut self.objects.sock, program);
+            attach::cgroup(loaded, program, &self.config.cgroup, links)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over the pods of an earlier process: those whose interface is still there.
+    fn adopt_endpoints(&mut self) -> Result<(), Error> {
+        for endpoint in self.records.load()? {
+            let there = netlink::run(None, async |host| host.link(&endpoint.host_ifname).await)?;
+            if there.is_some_and(|link| link.header.index == endpoint.ifindex) {
+                self.program(&endpoint)?;
+                self.endpoints.insert(endpoint.container_id.clone(), endpoint);
+            } else {
+                tracing::info!(pod = %endpoint.pod_name, "its interface is gone; the endpoint is forgotten");
+                self.records.remove(&endpoint);
+            }
+        }
+        let known: BTreeSet<u32> = self.endpoints.values().map(|e| e.ifindex).collect();
+        for (index, _) in self.by_interface.entries()? {
+            if !known.contains(&index) {
+                self.by_interface.remove(&index)?;
+            }
+        }
+        // By its own interface: the address may have been given to a newer pod.
+        for (address, stale) in self.by_address.entries()? {
+            if !known.contains(&stale.ifindex) {
+                self.by_address.remove(&address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies one change of the ipcache. `Reset … Synced` brackets a full listing: what the kernel
+    /// holds beyond it is removed at `Synced`, and not before.
+    ///
+    /// # Errors
+    /// [`Error::Map`]; [`Datapath::resync`] repairs what an error left undone.
+    pub fn apply_address(&mut self, event: Event<IpEntry>) -> Result<(), Error> {
+        self.addresses.apply(event)
+    }
+
+    /// Applies one change of a service frontend, as [`Datapath::apply_address`] does. A lookup sees
+    /// the old backends or the new ones, never a mixture.
+    ///
+    /// # Errors
+    /// [`Error::Map`]
+    pub fn apply_frontend(&mut self, event: Event<lb::Frontend>) -> Result<(), Error> {
+        self.frontends.apply(event)
+    }
+
+    /// Compares all maps with what should be in them and applies the difference.
+    ///
+    /// # Errors
+    /// [`Error::Map`]
+    pub fn resync(&mut self) -> Result<(), Error> {
+        self.addresses.sweep()?;
+        self.frontends.sweep()
+    }
+
+    /// Routes the pod CIDRs of all other nodes, of every cluster, into the tunnel for this node's
+    /// own processes, and exempts them from masquerading. Others are withdrawn. Without nft on the
+    /// node there is no masquerading, which is a warning: pods still reach each other.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`], [`Error::Masquerade`]
+    pub fn set_pod_cidrs(&mut self, cidrs: BTreeSet<Ipv4Net>) -> Result<(), Error> {
+        if self.pod_cidrs.as_ref() == Some(&cidrs) {
+            return Ok(());
+        }
+        let (vxlan, source) = (self.vxlan, self.config.internal_ip);
+        let wanted = &cidrs;
+        netlink::run(None, async move |host| {
+            for (to, route) in host.routes_by(vxlan).await? {
+                if !wanted.contains(&to) {
+                    host.delete_route(route).await?;
+                }
+            }
+            for cidr in wanted {
+                host.route(*cidr, vxlan, Some(source)).await?;
+            }
+            Ok(())
+        })?;
+        if self.config.masquerade {
+            let installed = masquerade::install(&masquerade::rules(self.config.pod_cidr, &cidrs))?;
+            if !installed {
+                tracing::warn!(
+                    "nft is not installed: what pods send out of the mesh keeps the pod's address and \
+                     may get no answer; install it with: apt-get install nftables, and restart"
+                );
+                self.config.masquerade = false;
+            }
+        }
+        self.pod_cidrs = Some(cidrs);
+        Ok(())
+    }
+
+    /// Connects a pod. Asked again for the same sandbox and interface it replaces what it made.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing of the endpoint is left then.
+    pub fn add_endpoint(&mut self, spec: &EndpointSpec) -> Result<Endpoint, Error> {
+        let id = match self.remove_endpoint(&spec.container_id)? {
+            Some(replaced) => replaced.id,
+            None => self.free_id(),
+        };
+        let mtu = self.config.underlay_mtu - TUNNEL_OVERHEAD;
+        let endpoint = endpoint::create(spec, id, self.config.internal_ip, mtu).inspect_err(|_| {
+            let name = endpoint::host_ifname(&spec.container_id, &spec.ifname);
+            let _ = netlink::run(None, async |host| host.delete_link(&name).await);
+        })?;
+        if let Err(error) = self.program(&endpoint).and_then(|()| self.records.save(&endpoint)) {
+            let _ = self.withdraw(&endpoint);
+            return Err(error);
+        }
+        self.endpoints.insert(spec.container_id.clone(), endpoint.clone());
+        Ok(endpoint)
+    }
+
+    /// Writes an endpoint's map entries and attaches its program.
+    fn program(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
+        let value = map::Endpoint {
+            ifindex: endpoint.ifindex,
+            identity: endpoint.identity,
+            ip: endpoint.ip.octets(),
+            id: endpoint.id,
+            mac: endpoint.mac,
+            host_mac: endpoint.host_mac,
+            pad: 0,
+        };
+        self.by_interface.set(endpoint.ifindex, value)?;
+        let hook = Hook { interface: &endpoint.host_ifname, ingress: true };
+        attach::classifier(
+            classifier(&mut self.objects.lxc, "from_container"),
+            hook,
+            self.attach,
+            &self.pins.links,
+        )?;
+        self.by_address.set(IpAddr::V4(endpoint.ip).into(), value)
+    }
+
+    /// Gives a pod its identity: what it sends from now on carries it.
+    ///
+    /// # Errors
+    /// [`Error::Endpoint`] for an unknown sandbox, [`Error::Map`].
+    pub fn set_identity(&mut self, container_id: &str, identity: NumericIdentity) -> Result<(), Error> {
+        let endpoint = self.endpoints.get_mut(container_id).ok_or_else(|| unknown(container_id))?;
+        if endpoint.identity == identity.0 {
+            return Ok(());
+        }
+        endpoint.identity = identity.0;
+        let endpoint = endpoint.clone();
+        self.records.save(&endpoint)?;
+        self.program(&endpoint)
+    }
+
+    /// Disconnects a pod; an unknown sandbox is fine. Returns what was removed.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn remove_endpoint(&mut self, container_id: &str) -> Result<Option<Endpoint>, Error> {
+        let Some(endpoint) = self.endpoints.get(container_id).cloned() else { return Ok(None) };
+        self.withdraw(&endpoint)?;
+        Ok(self.endpoints.remove(container_id))
+    }
+
+    /// Takes an endpoint out of the maps, the kernel and the records.
+    fn withdraw(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
+        let address = Address::from(IpAddr::V4(endpoint.ip));
+        // The address may have been given to a newer pod already.
+        if self.by_address.get(&address)?.is_some_and(|e| e.ifindex == endpoint.ifindex) {
+            self.by_address.remove(&address)?;
+        }
+        endpoint::delete(endpoint)?;
+        self.by_interface.remove(&endpoint.ifindex)?;
+        attach::forget(Hook { interface: &endpoint.host_ifname, ingress: true }, &self.pins.links);
+        self.records.remove(endpoint);
+        Ok(())
+    }
+
+    /// Verifies a pod's connection: interfaces, address, map entries (CNI CHECK).
+    ///
+    /// # Errors
+    /// [`Error::Endpoint`] saying what is wrong.
+    pub fn check_endpoint(&self, container_id: &str) -> Result<(), Error> {
+        let endpoint = self.endpoints.get(container_id).ok_or_else(|| unknown(container_id))?;
+        endpoint::check(endpoint)?;
+        let entry = self.by_address.get(&IpAddr::V4(endpoint.ip).into())?;
+        if entry.is_none_or(|e| e.ifindex != endpoint.ifindex) {
+            let why = format!("the datapath does not deliver {} to it", endpoint.ip);
+            return Err(Error::Endpoint { container_id: container_id.to_owned(), why });
+        }
+        Ok(())
+    }
+
+    /// The pods of this node, by sandbox.
+    pub fn endpoints(&self) -> &BTreeMap<String, Endpoint> {
+        &self.endpoints
+    }
+
+    /// How programs are attached here.
+    pub fn attach_mode(&self) -> AttachMode {
+        self.attach
+    }
+
+    /// How much is programmed.
+    pub fn stats(&self) -> Stats {
+        let (frontends, backends) = self.frontends.counts();
+        Stats { addresses: self.addresses.len(), frontends, backends, endpoints: self.endpoints.len() }
+    }
+
+    /// Packets and bytes by direction and reason since the maps were made.
+    ///
+    /// # Errors
+    /// [`Error::Map`]
+    pub fn counters(&self) -> Result<Vec<Counter>, Error> {
+        self.metrics.read()
+    }
+
+    fn free_id(&self) -> u16 {
+        let used: BTreeSet<u16> = self.endpoints.values().map(|e| e.id).collect();
+        (1..=u16::MAX).find(|id| !used.contains(id)).expect("a node has far fewer pods than numbers")
+    }
+}
+
+fn unknown(container_id: &str) -> Error {
+    Error::Endpoint { container_id: container_id.to_owned(), why: "it is not known here".into() }
+}

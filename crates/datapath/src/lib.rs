@@ -1,0 +1,32 @@
+//! The merged state made true: BPF maps and links, routes, tunnels, NAT, CNI.
+//!
+//! [`Datapath`] owns everything of one node: the pinned maps and programs, the tunnel device, the
+//! routes and the pods' interfaces. It is told what should be ([`causeway_model::Event`]s of
+//! addresses and frontends, endpoints, pod CIDRs) and makes it so; what the kernel holds survives
+//! it, and the next [`Datapath::open`] adopts it.
+//!
+//! **Every call blocks** (netlink, `bpf(2)`, files) and acts on the network and mount namespaces of
+//! the calling thread, which must be the node's. From async code call it on a thread of its own.
+//!
+//! IPv4 is forwarded; map keys are already wide enough for IPv6, whose forwarding is later work.
+
+mod addresses;
+mod attach;
+pub mod cni;
+mod datapath;
+mod endpoint;
+mod error;
+mod frontends;
+pub mod inspect;
+pub mod ipam;
+mod maps;
+mod masquerade;
+mod netlink;
+mod object;
+
+pub use addresses::Stats;
+pub use attach::AttachMode;
+pub use datapath::{Config, Datapath, TUNNEL_OVERHEAD};
+pub use endpoint::{Endpoint, EndpointSpec};
+pub use error::Error;
+pub use maps::metrics::Counter;

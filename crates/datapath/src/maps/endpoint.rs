@@ -1,0 +1,17 @@
+//! `cw_endpoints` (by address) and `cw_interfaces` (by interface index): the pods of this node.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// `struct endpoint`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct Endpoint {
+    pub(crate) ifindex: u32,
+    pub(crate) identity: u32,
+    /// IPv4 in network byte order.
+    pub(crate) ip: [u8; 4],
+    pub(crate) id: u16,
+    pub(crate) mac: [u8; 6],
+    pub(crate) host_mac: [u8; 6],
+    pub(crate) pad: u16,
+}

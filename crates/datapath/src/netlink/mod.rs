@@ -1,0 +1,51 @@
+//! Links, addresses, routes and neighbours, in this or another network namespace.
+
+mod requests;
+
+use std::fs::File;
+use std::path::Path;
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::Error;
+pub(crate) use requests::{Netlink, Veth};
+
+/// Runs netlink requests in a network namespace: that of the calling thread, or the one `netns`
+/// names. A thread of its own does it, so that the caller's namespace is never changed.
+pub(crate) fn run<T: Send>(
+    netns: Option<&Path>,
+    work: impl AsyncFnOnce(&Netlink) -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    let netns = netns
+        .map(|path| {
+            File::open(path).map_err(|e| Error::io(format!("open the namespace {}", path.display()), e))
+        })
+        .transpose()?;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            if let Some(netns) = netns {
+                setns(netns, CloneFlags::CLONE_NEWNET)
+                    .map_err(|e| Error::io("enter the network namespace", e))?;
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|e| Error::io("start a runtime", e))?;
+            runtime.block_on(async {
+                let (connection, handle, _) =
+                    rtnetlink::new_connection().map_err(|e| Error::io("open a netlink socket", e))?;
+                let driver = tokio::spawn(connection);
+                let result = work(&Netlink::new(handle)).await;
+                driver.abort();
+                result
+            })
+        });
+        thread.join().expect("netlink requests do not panic")
+    })
+}
+
+/// Writes a sysctl of the calling thread's network namespace, `net/…` as under `/proc/sys`.
+pub(crate) fn sysctl(name: &str, value: &str) -> Result<(), Error> {
+    let path = Path::new("/proc/sys").join(name);
+    std::fs::write(&path, value).map_err(|e| Error::io(format!("write {value} to {}", path.display()), e))
+}

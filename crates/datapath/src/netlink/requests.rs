@@ -1,0 +1,195 @@
+//! The netlink requests we make, each idempotent: what is already so is left.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, RawFd};
+
+use futures::TryStreamExt;
+use ipnet::{IpNet, Ipv4Net};
+use netlink_packet_route::link::{InfoVxlan, LinkAttribute, LinkMessage};
+use netlink_packet_route::neighbour::NeighbourState;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope};
+use rtnetlink::packet_core::ErrorMessage;
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder};
+
+use crate::Error;
+
+/// A netlink socket of one namespace.
+#[derive(Debug, Clone)]
+pub(crate) struct Netlink(Handle);
+
+/// What is asked of an interface in the host's namespace.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Veth<'a> {
+    pub(crate) host: &'a str,
+    /// The pod's end gets this name until it is in its namespace, so that it cannot clash.
+    pub(crate) peer: &'a str,
+    pub(crate) mtu: u32,
+}
+
+impl Netlink {
+    pub(super) fn new(handle: Handle) -> Self {
+        Self(handle)
+    }
+
+    /// The interface of this name, if there is one.
+    pub(crate) async fn link(&self, name: &str) -> Result<Option<LinkMessage>, Error> {
+        match self.0.link().get().match_name(name.to_owned()).execute().try_next().await {
+            Ok(link) => Ok(link),
+            Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(failed(format!("look up interface {name}"), error)),
+        }
+    }
+
+    /// Index and MAC address of an interface that must exist.
+    pub(crate) async fn index_and_mac(&self, name: &str) -> Result<(u32, [u8; 6]), Error> {
+        let missing = || Error::io(format!("find interface {name}"), std::io::ErrorKind::NotFound);
+        let link = self.link(name).await?.ok_or_else(missing)?;
+        let mac = link.attributes.iter().find_map(|a| match a {
+            LinkAttribute::Address(mac) => <[u8; 6]>::try_from(&mac[..]).ok(),
+            _ => None,
+        });
+        Ok((link.header.index, mac.unwrap_or_default()))
+    }
+
+    /// Removes an interface; none is fine.
+    pub(crate) async fn delete_link(&self, name: &str) -> Result<(), Error> {
+        let Some(link) = self.link(name).await? else { return Ok(()) };
+        match self.0.link().del(link.header.index).execute().await {
+            Err(error) if errno(&error) != Some(libc::ENODEV) => {
+                Err(failed(format!("remove interface {name}"), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The tunnel device: VXLAN whose outer addresses and VNI programs choose for each packet. It
+    /// answers no ARP: nobody on the far side has to resolve anything.
+    pub(crate) async fn ensure_vxlan(&self, name: &str, port: u16, mtu: u32) -> Result<u32, Error> {
+        if self.link(name).await?.is_none() {
+            let device = LinkMessageBuilder::<LinkVxlan>::new(name)
+                .port(port)
+                .append_info_data(InfoVxlan::CollectMetadata(true))
+                .append_info_data(InfoVxlan::Learning(false))
+                .build();
+            self.0.link().add(device).execute().await.map_err(|e| failed(format!("create {name}"), e))?;
+        }
+        let (index, _) = self.index_and_mac(name).await?;
+        self.change(LinkUnspec::new_with_index(index).arp(false).mtu(mtu).up().build(), name).await?;
+        Ok(index)
+    }
+
+    /// A pair of interfaces with the pod's end already in the namespace of `netns`.
+    pub(crate) async fn create_veth(&self, veth: Veth<'_>, netns: &impl AsRawFd) -> Result<(), Error> {
+        let pair = LinkMessageBuilder::<LinkVeth>::new(veth.host, veth.peer).mtu(veth.mtu).build();
+        self.0.link().add(pair).execute().await.map_err(|e| failed(format!("create {}", veth.host), e))?;
+        let (peer, _) = self.index_and_mac(veth.peer).await?;
+        let fd: RawFd = netns.as_raw_fd();
+        let moved = LinkUnspec::new_with_index(peer).mtu(veth.mtu).setns_by_fd(fd).build();
+        self.change(moved, veth.peer).await
+    }
+
+    pub(crate) async fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        let (index, _) = self.index_and_mac(from).await?;
+        self.change(LinkUnspec::new_with_index(index).name(to).build(), from).await
+    }
+
+    pub(crate) async fn up(&self, name: &str) -> Result<(), Error> {
+        let (index, _) = self.index_and_mac(name).await?;
+        self.change(LinkUnspec::new_with_index(index).up().build(), name).await
+    }
+
+    async fn change(&self, message: LinkMessage, name: &str) -> Result<(), Error> {
+        self.0.link().set(message).execute().await.map_err(|e| failed(format!("change interface {name}"), e))
+    }
+
+    /// Gives an interface an address of full length.
+    pub(crate) async fn add_address(&self, index: u32, ip: IpAddr) -> Result<(), Error> {
+        let bits = IpNet::from(ip).prefix_len();
+        match self.0.address().add(index, ip, bits).execute().await {
+            Err(error) if errno(&error) != Some(libc::EEXIST) => {
+                Err(failed(format!("add address {ip}"), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A route by an interface, replacing one of the same destination.
+    pub(crate) async fn route(&self, to: Ipv4Net, index: u32, source: Option<Ipv4Addr>) -> Result<(), Error> {
+        let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(to.trunc().addr(), to.prefix_len())
+            .output_interface(index)
+            .scope(RouteScope::Link);
+        if let Some(source) = source {
+            route = route.pref_source(source);
+        }
+        let request = self.0.route().add(route.build()).replace();
+        request.execute().await.map_err(|e| failed(format!("set the route to {to}"), e))
+    }
+
+    /// The default route by a gateway that is reachable on this interface.
+    pub(crate) async fn default_route(&self, gateway: Ipv4Addr, index: u32) -> Result<(), Error> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index).onlink();
+        let request = self.0.route().add(route.build()).replace();
+        request.execute().await.map_err(|e| failed(format!("set the default route by {gateway}"), e))
+    }
+
+    /// The IPv4 routes of the main table that leave by an interface.
+    pub(crate) async fn routes_by(&self, index: u32) -> Result<Vec<(Ipv4Net, RouteMessage)>, Error> {
+        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let all: Vec<RouteMessage> = self
+            .0
+            .route()
+            .get(query)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|e| failed("list routes".into(), e))?;
+        let by = |route: &RouteMessage| route.attributes.contains(&RouteAttribute::Oif(index));
+        let main = |route: &RouteMessage| route.header.table == 254;
+        let to = |route: &RouteMessage| {
+            route.attributes.iter().find_map(|a| match a {
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => {
+                    Ipv4Net::new(*ip, route.header.destination_prefix_length).ok()
+                }
+                _ => None,
+            })
+        };
+        Ok(all.into_iter().filter(|r| by(r) && main(r)).filter_map(|r| Some((to(&r)?, r))).collect())
+    }
+
+    /// Removes a route; none is fine.
+    pub(crate) async fn delete_route(&self, route: RouteMessage) -> Result<(), Error> {
+        match self.0.route().del(route).execute().await {
+            Err(error) if errno(&error) != Some(libc::ESRCH) => Err(failed("remove a route".into(), error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A neighbour that never has to be resolved.
+    pub(crate) async fn neighbour(&self, index: u32, ip: IpAddr, mac: [u8; 6]) -> Result<(), Error> {
+        let request =
+            self.0.neighbours().add(index, ip).link_layer_address(&mac).state(NeighbourState::Permanent);
+        request.replace().execute().await.map_err(|e| failed(format!("set the neighbour {ip}"), e))
+    }
+
+    /// The IPv4 addresses of an interface.
+    pub(crate) async fn addresses(&self, index: u32) -> Result<Vec<IpAddr>, Error> {
+        use netlink_packet_route::address::AddressAttribute;
+        let query = self.0.address().get().set_link_index_filter(index).execute();
+        let all: Vec<_> = query.try_collect().await.map_err(|e| failed("list addresses".into(), e))?;
+        let ip = |a: &AddressAttribute| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None };
+        Ok(all.iter().filter_map(|message| message.attributes.iter().find_map(ip)).collect())
+    }
+}
+
+/// The positive errno of a refused request.
+fn errno(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(ErrorMessage { code: Some(code), .. }) => Some(-code.get()),
+        _ => None,
+    }
+}
+
+fn failed(what: String, source: rtnetlink::Error) -> Error {
+    Error::Netlink { what, source: Box::new(source) }
+}

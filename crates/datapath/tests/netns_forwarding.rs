@@ -1,0 +1,185 @@
+//! Pod to pod with real packets: on a node, between nodes, both ways, every protocol and size.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use causeway_datapath::AttachMode;
+use common::{Node, Pod, underlay};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Sends `size` bytes over TCP and gets them back.
+fn tcp(from: &Pod, to: &Pod, size: usize) {
+    let ip = to.ip;
+    let (listening, ready) = std::sync::mpsc::channel();
+    let served = to.ns.start(move || {
+        let listener = TcpListener::bind((ip, 0)).unwrap();
+        listening.send(listener.local_addr().unwrap()).unwrap();
+        let (mut stream, peer) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut data = vec![0; size];
+        stream.read_exact(&mut data).unwrap();
+        stream.write_all(&data).unwrap();
+        peer.ip()
+    });
+    let address: SocketAddr = ready.recv().unwrap();
+    from.ns.run(move || {
+        let mut stream = TcpStream::connect_timeout(&address, DEADLINE).expect("the pod answers");
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let data: Vec<u8> = (0..size).map(|n| n as u8).collect();
+        let mut writer = stream.try_clone().unwrap();
+        let copy = data.clone();
+        let sent = std::thread::spawn(move || writer.write_all(&copy).unwrap());
+        let mut back = vec![0; size];
+        stream.read_exact(&mut back).expect("everything comes back");
+        sent.join().unwrap();
+        assert!(back == data, "the bytes differ");
+    });
+    assert_eq!(served.recv().unwrap(), std::net::IpAddr::V4(from.ip), "the source is the pod's own address");
+}
+
+/// Sends a datagram and gets it back.
+fn udp(from: &Pod, to: &Pod, size: usize) {
+    let ip = to.ip;
+    let (listening, ready) = std::sync::mpsc::channel();
+    let served = to.ns.start(move || {
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        listening.send(socket.local_addr().unwrap()).unwrap();
+        let mut data = vec![0; 65536];
+        let (n, peer) = socket.recv_from(&mut data).unwrap();
+        socket.send_to(&data[..n], peer).unwrap();
+    });
+    let address: SocketAddr = ready.recv().unwrap();
+    let ip = from.ip;
+    from.ns.run(move || {
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket.send_to(&vec![7; size], address).unwrap();
+        let mut back = vec![0; 65536];
+        assert_eq!(socket.recv(&mut back).expect("the datagram comes back"), size);
+    });
+    served.recv().unwrap();
+}
+
+fn ping(from: &Pod, to: Ipv4Addr, size: usize) {
+    from.ns.run(move || assert!(echo_of(to, size, DEADLINE), "no echo of {size} bytes from {to}"));
+}
+
+fn echo(to: Ipv4Addr, limit: Duration) -> bool {
+    echo_of(to, 64, limit)
+}
+
+/// One ICMP echo of `size` bytes by a ping socket.
+fn echo_of(to: Ipv4Addr, size: usize, limit: Duration) -> bool {
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+    use nix::sys::socket::*;
+    let socket =
+        socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), SockProtocol::Icmp).unwrap();
+    let timeout = nix::sys::time::TimeVal::new(limit.as_secs() as i64, i64::from(limit.subsec_micros()));
+    setsockopt(&socket, sockopt::ReceiveTimeout, &timeout).unwrap();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    let mut request = vec![b'x'; size];
+    request[..8].copy_from_slice(&[8, 0, 0, 0, 0, 0, 0, 1]);
+    sendto(fd, &request, &SockaddrIn::from(std::net::SocketAddrV4::new(to, 0)), MsgFlags::empty()).unwrap();
+    let mut answer = vec![0; size + 1];
+    recv(fd, &mut answer, MsgFlags::empty()).is_ok_and(|n| n == request.len() && answer[0] == 0)
+}
+
+/// Three pods on two nodes that know of each other.
+struct Pair {
+    a: Node,
+    b: Node,
+    a1: Pod,
+    a2: Pod,
+    b1: Pod,
+}
+
+fn pair(test: &str, attach: Option<AttachMode>) -> Pair {
+    let (mut a, mut b) = (Node::new(test, 1, attach), Node::new(test, 2, attach));
+    underlay(&a, &b);
+    a.open();
+    b.open();
+    let (a1, a2, b1) = (a.pod(5, 65_600), a.pod(6, 65_601), b.pod(5, 131_100));
+    a.learn(&[(&b1, b.ip)], &[&b]);
+    b.learn(&[(&a1, a.ip), (&a2, a.ip)], &[&a]);
+    Pair { a, b, a1, a2, b1 }
+}
+
+fn everything(attach: AttachMode) {
+    let mut p = pair(&format!("{attach:?}"), Some(attach));
+    assert_eq!(p.a.datapath(|d| d.attach_mode()), attach);
+    for (from, to) in [(&p.a1, &p.a2), (&p.a2, &p.a1), (&p.a1, &p.b1), (&p.b1, &p.a1)] {
+        for size in [64, 1400, 100_000, 1 << 20] {
+            tcp(from, to, size);
+        }
+        // The largest ones travel in fragments, of which only the first has ports.
+        for size in [64, 1400, 60_000] {
+            udp(from, to, size);
+        }
+        for size in [64, 1400, 20_000] {
+            ping(from, to.ip, size);
+        }
+    }
+}
+
+#[test]
+fn netns_pods_reach_each_other_by_tcx() {
+    everything(AttachMode::Tcx);
+}
+
+#[test]
+fn netns_pods_reach_each_other_by_clsact() {
+    everything(AttachMode::Clsact);
+}
+
+#[test]
+fn netns_the_node_reaches_its_pods_and_those_of_others() {
+    let p = pair("host", None);
+    for to in [p.a1.ip, p.b1.ip] {
+        p.a.ns.run(move || assert!(echo(to, DEADLINE), "no echo from {to}"));
+    }
+    ping(&p.a1, Ipv4Addr::new(10, 1, 0, 1), 64);
+    let _ = &p.b;
+}
+
+#[test]
+fn netns_a_pod_speaks_for_itself_only() {
+    let mut p = pair("spoof", None);
+    let to = p.a2.ip;
+    p.a1.ns.run(move || {
+        common::ip("addr add 10.1.0.77/32 dev eth0");
+        common::ip(&format!("route add {to}/32 via 10.1.0.1 dev eth0 src 10.1.0.77 onlink"));
+        assert!(!echo(to, Duration::from_millis(500)), "a forged source got an answer");
+    });
+    let counters = p.a.datapath(|d| d.counters().unwrap());
+    assert!(counters.iter().any(|c| c.reason == "invalid source ip" && c.packets > 0), "{counters:?}");
+}
+
+#[test]
+fn netns_forwarding_goes_on_without_the_agent_and_a_new_one_adopts_it() {
+    let mut p = pair("restart", None);
+    p.a.close();
+    p.b.close();
+    tcp(&p.a1, &p.b1, 100_000);
+    ping(&p.a1, p.a2.ip, 64);
+    p.a.open();
+    assert_eq!(p.a.datapath(|d| d.endpoints().len()), 2);
+    tcp(&p.a1, &p.b1, 100_000);
+    p.a.datapath(|d| d.check_endpoint("pod5").unwrap());
+    assert!(p.a.datapath(|d| d.remove_endpoint("pod6").unwrap()).is_some());
+    assert!(p.a.datapath(|d| d.remove_endpoint("pod6").unwrap()).is_none());
+    assert_eq!(p.a.datapath(|d| d.endpoints().len()), 1);
+}
+
+#[test]
+fn netns_what_a_listing_no_longer_names_is_gone() {
+    let mut p = pair("gone", None);
+    ping(&p.a1, p.b1.ip, 64);
+    p.a.learn(&[], &[]);
+    let to = p.b1.ip;
+    p.a1.ns.run(move || assert!(!echo(to, Duration::from_millis(500)), "still reachable"));
+}

@@ -1,0 +1,230 @@
+//! Services at the socket: real processes in the node's cgroup, TCP and UDP, with the service's
+//! address shown back to them.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use causeway_model::lb::{Backend, Frontend, L4Addr};
+use causeway_model::{Event, Protocol, ServiceKey};
+use common::{Node, Pod, underlay};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
+/// Not a test of its own: what the client processes run, chosen by the environment.
+#[test]
+fn client_process() {
+    let Ok(wish) = std::env::var("CAUSEWAY_TEST_CLIENT") else { return };
+    let (kind, count) = wish.split_once(' ').unwrap();
+    let service = SocketAddr::from((SERVICE, 80));
+    let mapped = SocketAddr::V6(SocketAddrV6::new(SERVICE.to_ipv6_mapped(), 80, 0, 0));
+    for _ in 0..count.parse().unwrap() {
+        let answer = match kind {
+            "tcp" => tcp(service),
+            "tcp6" => tcp(mapped),
+            "udp" => udp_unconnected(service),
+            "udp6" => udp_unconnected(mapped),
+            "udp-connected" => udp_connected(service),
+            _ => panic!("unknown wish {wish}"),
+        };
+        println!("answer {answer}");
+    }
+}
+
+fn tcp(service: SocketAddr) -> String {
+    let mut stream = match TcpStream::connect_timeout(&service, DEADLINE) {
+        Ok(stream) => stream,
+        Err(error) => return format!("{:?}", error.kind()),
+    };
+    assert_eq!(stream.peer_addr().unwrap(), service, "getpeername shows the service");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn udp_unconnected(service: SocketAddr) -> String {
+    let socket = UdpSocket::bind(if service.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    if let Err(error) = socket.send_to(b"?", service) {
+        return format!("{:?}", error.kind());
+    }
+    let mut answer = [0; 64];
+    let (n, from) = socket.recv_from(&mut answer).unwrap();
+    assert_eq!(from, service, "recvmsg shows the service");
+    String::from_utf8_lossy(&answer[..n]).into_owned()
+}
+
+fn udp_connected(service: SocketAddr) -> String {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.connect(service).unwrap();
+    assert_eq!(socket.peer_addr().unwrap(), service, "getpeername shows the service");
+    socket.send(b"?").unwrap();
+    let mut answer = [0; 64];
+    let n = socket.recv(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer[..n]).into_owned()
+}
+
+/// Runs [`client_process`] in a pod and the node's cgroup; how often each answer came.
+fn client(node: &Node, pod: &Pod, kind: &'static str, count: usize) -> BTreeMap<String, usize> {
+    let procs = node.cgroup.0.join("cgroup.procs");
+    answers(&pod.ns.run(move || spawn_client(procs, kind, count)))
+}
+
+/// Runs [`client_process`] in the calling thread's namespaces and a cgroup.
+fn spawn_client(procs: PathBuf, kind: &str, count: usize) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "client_process", "--nocapture", "--test-threads=1"])
+        .env("CAUSEWAY_TEST_CLIENT", format!("{kind} {count}"));
+    // SAFETY: writing "0" to cgroup.procs moves the child itself; it allocates nothing that
+    // another thread of the parent could hold locked.
+    unsafe { command.pre_exec(move || std::fs::write(&procs, "0")) };
+    command.output().unwrap()
+}
+
+/// How often each answer came.
+fn answers(output: &Output) -> BTreeMap<String, usize> {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let mut answers = BTreeMap::new();
+    for answer in text.lines().filter_map(|line| line.split_once("answer ").map(|(_, a)| a)) {
+        *answers.entry(answer.to_owned()).or_insert(0) += 1;
+    }
+    answers
+}
+
+/// Answers every TCP connection and every datagram with the pod's name, until the test ends.
+fn server(pod: &Pod, name: &'static str) {
+    let ip = pod.ip;
+    pod.ns.run(move || {
+        let listener = TcpListener::bind((ip, 8080)).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let _ = stream.and_then(|mut s| s.write_all(name.as_bytes()));
+            }
+        });
+        let socket = UdpSocket::bind((ip, 8080)).unwrap();
+        std::thread::spawn(move || {
+            let mut data = [0; 64];
+            while let Ok((_, from)) = socket.recv_from(&mut data) {
+                let _ = socket.send_to(name.as_bytes(), from);
+            }
+        });
+    });
+}
+
+fn frontend(protocol: Protocol, backends: &[&Pod]) -> Event<Frontend> {
+    let backend =
+        |pod: &&Pod| Backend { address: L4Addr { ip: pod.ip.into(), port: 8080, protocol }, cluster: None };
+    Event::Upsert(Frontend {
+        address: L4Addr { ip: SERVICE.into(), port: 80, protocol },
+        service: ServiceKey { namespace: "shop".into(), name: "web".into() },
+        backends: backends.iter().map(backend).collect(),
+    })
+}
+
+fn serve(node: &mut Node, backends: &[&Pod]) {
+    let events: Vec<_> = [Protocol::TCP, Protocol::UDP].map(|p| frontend(p, backends)).into();
+    node.datapath(move |d| events.into_iter().for_each(|e| d.apply_frontend(e).unwrap()));
+}
+
+#[test]
+fn netns_services_balance_fail_over_and_refuse() {
+    let (mut a, mut b) = (Node::new("svc", 1, None), Node::new("svc", 2, None));
+    underlay(&a, &b);
+    a.open();
+    b.open();
+    let (c, local, remote) = (a.pod(5, 65_600), a.pod(6, 65_601), b.pod(5, 131_100));
+    a.learn(&[(&remote, b.ip)], &[&b]);
+    b.learn(&[(&c, a.ip), (&local, a.ip)], &[&a]);
+    server(&local, "local");
+    server(&remote, "remote");
+
+    serve(&mut a, &[&local, &remote]);
+    for kind in ["tcp", "tcp6", "udp", "udp6", "udp-connected"] {
+        let answers = client(&a, &c, kind, 60);
+        assert_eq!(answers.values().sum::<usize>(), 60, "{kind}: {answers:?}");
+        assert_eq!(answers.keys().collect::<Vec<_>>(), ["local", "remote"], "{kind}: {answers:?}");
+    }
+    // The table is switched as a whole, and back.
+    serve(&mut a, &[&remote]);
+    assert_eq!(client(&a, &c, "tcp", 20), BTreeMap::from([("remote".into(), 20)]));
+    a.close();
+    assert_eq!(client(&a, &c, "tcp", 5), BTreeMap::from([("remote".into(), 5)]), "without the agent");
+    a.open();
+    serve(&mut a, &[&local]);
+    assert_eq!(client(&a, &c, "udp", 20), BTreeMap::from([("local".into(), 20)]));
+    // Nobody there: refused at once instead of a time-out.
+    serve(&mut a, &[]);
+    for kind in ["tcp", "tcp6", "udp", "udp6"] {
+        let refused = BTreeMap::from([("ConnectionRefused".into(), 3)]);
+        assert_eq!(client(&a, &c, kind, 3), refused, "{kind}");
+    }
+    // What a listing no longer names is gone, also when an earlier agent left it.
+    a.datapath(|d| d.apply_frontend(Event::Synced).unwrap());
+    a.close();
+    a.open();
+    a.datapath(|d| {
+        d.apply_frontend(Event::Reset).unwrap();
+        d.apply_frontend(Event::Synced).unwrap();
+        assert_eq!(d.stats().frontends, 0);
+    });
+}
+
+#[test]
+fn netns_a_switch_of_backends_is_never_seen_half_done() {
+    let (mut a, c, local, other) = one_node("swap");
+    serve(&mut a, &[&local]);
+    let procs = a.cgroup.0.join("cgroup.procs");
+    let asking = c.ns.start(move || spawn_client(procs, "tcp", 300));
+    // The table shrinks and grows all the while: a lookup between two writes would find no slot.
+    let output = loop {
+        for backends in [&[&other][..], &[&local, &other], &[&other, &local, &other, &local], &[&local]] {
+            serve(&mut a, backends);
+        }
+        if let Ok(output) = asking.try_recv() {
+            break output;
+        }
+    };
+    let answers = answers(&output);
+    assert_eq!(answers.keys().collect::<Vec<_>>(), ["local", "other"], "{answers:?}");
+    assert_eq!(answers.values().sum::<usize>(), 300, "{answers:?}");
+}
+
+#[test]
+fn netns_a_new_agent_takes_nothing_back_before_it_knows_all() {
+    let (mut a, c, local, other) = one_node("adopt");
+    serve(&mut a, &[&local, &other]);
+    a.close();
+    a.open();
+    // A repair before the first listing is complete, and the beginning of that listing.
+    a.datapath(|d| {
+        d.resync().unwrap();
+        d.apply_frontend(Event::Reset).unwrap();
+    });
+    let both = client(&a, &c, "tcp", 60);
+    assert_eq!(both.keys().collect::<Vec<_>>(), ["local", "other"], "{both:?}");
+    serve(&mut a, &[&other]);
+    a.datapath(|d| d.apply_frontend(Event::Synced).unwrap());
+    assert_eq!(client(&a, &c, "tcp", 20), BTreeMap::from([("other".into(), 20)]));
+    a.datapath(|d| d.resync().unwrap());
+    assert_eq!(client(&a, &c, "udp", 20), BTreeMap::from([("other".into(), 20)]));
+}
+
+/// A node with a client pod and two servers.
+fn one_node(test: &str) -> (Node, Pod, Pod, Pod) {
+    let mut a = Node::new(test, 1, None);
+    a.open();
+    let (c, local, other) = (a.pod(5, 65_600), a.pod(6, 65_601), a.pod(7, 65_602));
+    server(&local, "local");
+    server(&other, "other");
+    (a, c, local, other)
+}

@@ -1,0 +1,156 @@
+//! Writes of this process itself: many keys in one call, without the form of requests.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+
+use super::state::{State, Write};
+use super::{Store, quota};
+use crate::{Error, pb};
+
+/// One write of [`Store::apply`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WriteOp {
+    /// Key and value.
+    Put(Bytes, Bytes),
+    /// Key.
+    Delete(Bytes),
+}
+
+/// What [`Store::apply`] changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Keys more than before; negative when keys went.
+    pub keys: i64,
+    /// Bytes of keys and values more than before.
+    pub bytes: i64,
+}
+
+impl WriteOp {
+    fn key(&self) -> &Bytes {
+        match self {
+            WriteOp::Put(key, _) | WriteOp::Delete(key) => key,
+        }
+    }
+}
+
+impl Store {
+    /// Carries out writes in their order, attached to no lease. All of them are one revision; only
+    /// where a key occurs again the next one begins, so that watchers see each of its values. A put
+    /// of the value that is there, and a delete of a key that is not, change nothing.
+    ///
+    /// # Errors
+    /// [`Error::EmptyKey`], [`Error::RequestTooLarge`] for a single key with its value and
+    /// [`Error::NoSpace`]; nothing is changed then.
+    pub fn apply(&self, ops: Vec<WriteOp>) -> Result<Applied, Error> {
+        self.staged().apply(ops).wait()
+    }
+}
+
+/// Refuses malformed writes; else how many bytes all of them may add.
+pub(super) fn check(store: &Store, ops: &[WriteOp]) -> Result<usize, Error> {
+    let mut cost = 0;
+    for op in ops {
+        if op.key().is_empty() {
+            return Err(Error::EmptyKey);
+        }
+        if let WriteOp::Put(key, value) = op {
+            store.check_size(key.len() + value.len())?;
+            cost += quota::write_cost(key, value);
+        }
+    }
+    Ok(cost)
+}
+
+/// Carries out checked writes. `commit` ends a revision.
+pub(super) fn run(
+    state: &mut State,
+    ops: Vec<WriteOp>,
+    mut commit: impl FnMut(&mut State, Write),
+) -> Applied {
+    let (mut applied, mut write) = (Applied::default(), Write::default());
+    let mut written: HashSet<Bytes> = HashSet::new();
+    for op in ops {
+        if !written.is_empty() && written.contains(op.key()) {
+            commit(state, std::mem::take(&mut write));
+            written.clear();
+        }
+        let held = state.live(op.key()).map(|held| held.value.clone().unwrap_or_default());
+        let size = |key: &Bytes, value: &Bytes| (key.len() + value.len()) as i64;
+        match op {
+            WriteOp::Put(_, value) if held.as_ref() == Some(&value) => {}
+            WriteOp::Put(key, value) => {
+                applied.keys += i64::from(held.is_none());
+                applied.bytes += size(&key, &value) - held.map_or(0, |held| size(&key, &held));
+                written.insert(key.clone());
+                state.put(pb::PutRequest { key, value, ..Default::default() }, &mut write);
+            }
+            WriteOp::Delete(key) => {
+                let Some(held) = held else { continue };
+                applied.keys -= 1;
+                applied.bytes -= size(&key, &held);
+                state.delete(&key, &mut write);
+                written.insert(key);
+            }
+        }
+    }
+    commit(state, write);
+    applied
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{StoreOptions, WatchOptions};
+
+    fn put(key: &'static str, value: &'static str) -> WriteOp {
+        WriteOp::Put(key.into(), value.into())
+    }
+
+    fn events(store: &Store) -> Vec<(i64, String)> {
+        let mut watcher = store.watch(WatchOptions::prefix("k/", 2));
+        let events = watcher.poll_now().unwrap().map(|batch| batch.events).unwrap_or_default();
+        let shown = |event: pb::Event| {
+            let deleted = event.r#type == pb::event::EventType::Delete as i32;
+            let kv = event.kv.unwrap();
+            let value = if deleted { "gone".into() } else { String::from_utf8_lossy(&kv.value).into_owned() };
+            (kv.mod_revision, format!("{} {value}", String::from_utf8_lossy(&kv.key)))
+        };
+        events.into_iter().map(shown).collect()
+    }
+
+    #[test]
+    fn one_revision_unless_a_key_comes_again() {
+        let store = Store::new(StoreOptions::default());
+        let delete = |key: &'static str| WriteOp::Delete(key.into());
+        let applied = store.apply(vec![put("k/a", "1"), put("k/b", "1"), delete("k/none")]).unwrap();
+        assert_eq!((applied, store.revision()), (Applied { keys: 2, bytes: 8 }, 2));
+        let again = vec![put("k/a", "22"), delete("k/b"), put("k/b", "3"), delete("k/a"), put("k/c", "4")];
+        assert_eq!(store.apply(again).unwrap(), Applied { keys: 0, bytes: 0 });
+        let want = ["k/a 1", "k/b 1", "k/a 22", "k/b gone", "k/b 3", "k/a gone", "k/c 4"];
+        let revisions = [2, 2, 3, 3, 4, 4, 4];
+        let want: Vec<_> = revisions.into_iter().zip(want.map(str::to_owned)).collect();
+        assert_eq!(events(&store), want);
+    }
+
+    #[test]
+    fn what_is_there_already_changes_nothing() {
+        let store = Store::new(StoreOptions::default());
+        store.apply(vec![put("k/a", "1")]).unwrap();
+        let same = vec![put("k/a", "1"), WriteOp::Delete("k/b".into()), put("k/a", "1")];
+        assert_eq!((store.apply(same).unwrap(), store.revision()), (Applied::default(), 2));
+        assert_eq!(store.apply(vec![]).unwrap(), Applied::default());
+    }
+
+    #[test]
+    fn refused_as_a_whole() {
+        let small = StoreOptions { quota_backend_bytes: 1000, max_request_bytes: 100, ..Default::default() };
+        let store = Store::new(small);
+        let long = WriteOp::Put("k/l".into(), vec![b'x'; 98].into());
+        assert_eq!(store.apply(vec![put("k/a", "1"), long]), Err(Error::RequestTooLarge));
+        assert_eq!(store.apply(vec![put("k/a", "1"), put("", "1")]), Err(Error::EmptyKey));
+        let many = ["k/a", "k/b", "k/c", "k/d"].map(|key| put(key, "1")).to_vec();
+        assert_eq!(store.apply(many), Err(Error::NoSpace));
+        assert_eq!((store.revision(), store.live_bytes()), (1, 0));
+    }
+}

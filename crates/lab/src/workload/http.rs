@@ -1,0 +1,75 @@
+//! An HTTP server that says who it is.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+use super::Answer;
+use crate::error::Result;
+use crate::runtime::Context;
+
+/// Longest body of /bytes.
+const MAX_BYTES: usize = 64 << 20;
+
+pub(super) async fn serve(listen: SocketAddr) -> Result<u8> {
+    let listener = TcpListener::bind(listen).await.what(|| format!("listen on {listen}"))?;
+    println!("listening on {listen}");
+    loop {
+        let (stream, client) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                eprintln!("accept: {e}");
+                continue;
+            }
+        };
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(move |request| async move {
+                Ok::<_, Infallible>(answer(&request, client))
+            });
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, client: SocketAddr) -> Response<Full<Bytes>> {
+    let own = Answer::own(client);
+    let (kind, body) = match request.uri().path() {
+        "/healthz" | "/readyz" => ("text/plain", Bytes::from_static(b"ok\n")),
+        "/bytes" => {
+            let query = request.uri().query().unwrap_or_default();
+            let n = query.split('&').find_map(|p| p.strip_prefix("n=")?.parse::<usize>().ok());
+            ("application/octet-stream", Bytes::from(vec![b'x'; n.unwrap_or(1024).min(MAX_BYTES)]))
+        }
+        "/shutdown" => {
+            // After the answer has left.
+            tokio::spawn(async {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                std::process::exit(0);
+            });
+            ("text/plain", Bytes::from_static(b"shutting down\n"))
+        }
+        _ => {
+            let accept = request.headers().get(http::header::ACCEPT).and_then(|v| v.to_str().ok());
+            if accept.is_some_and(|a| a.starts_with("text/plain")) {
+                let Answer { pod, cluster, node, client, .. } = own;
+                ("text/plain", format!("{pod} on {node} in {cluster}, asked by {client}\n").into())
+            } else {
+                let mut text = serde_json::to_vec(&own).unwrap_or_default();
+                text.push(b'\n');
+                ("application/json", text.into())
+            }
+        }
+    };
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,204 @@
+//! Clients that count who answered.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use tokio::net::{TcpStream, UdpSocket};
+
+use super::{Answer, resolve};
+use crate::error::{Error, Result};
+
+/// Who answered how often.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Counts {
+    requests: u64,
+    answered: u64,
+    failed: u64,
+    /// Answers by cluster.
+    clusters: BTreeMap<String, u64>,
+    /// Answers by `cluster/pod`.
+    pods: BTreeMap<String, u64>,
+    /// Failures by what went wrong.
+    errors: BTreeMap<String, u64>,
+    /// Client addresses the servers saw.
+    clients: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    fn add(&mut self, result: std::result::Result<Answer, String>) {
+        self.requests += 1;
+        match result {
+            Ok(answer) => {
+                self.answered += 1;
+                *self.pods.entry(format!("{}/{}", answer.cluster, answer.pod)).or_default() += 1;
+                *self.clusters.entry(answer.cluster).or_default() += 1;
+                let address = answer.client.parse::<SocketAddr>().map(|a| a.ip().to_string());
+                *self.clients.entry(address.unwrap_or(answer.client)).or_default() += 1;
+            }
+            Err(e) => {
+                self.failed += 1;
+                *self.errors.entry(e).or_default() += 1;
+            }
+        }
+    }
+
+    fn print(&self, json: bool) -> u8 {
+        if json {
+            println!("{}", serde_json::to_string(self).unwrap_or_default());
+        } else {
+            println!("{} requests, {} answered, {} failed", self.requests, self.answered, self.failed);
+            for (cluster, n) in &self.clusters {
+                println!("{n:>7}  {cluster}");
+                let own = format!("{cluster}/");
+                for (pod, n) in self.pods.iter().filter(|(p, _)| p.starts_with(&own)) {
+                    println!("{n:>7}    {}", &pod[own.len()..]);
+                }
+            }
+            for (error, n) in &self.errors {
+                println!("{n:>7}  failed: {error}");
+            }
+        }
+        u8::from(self.failed > 0)
+    }
+}
+
+/// Send HTTP requests, each on a connection of its own, and count who answered
+#[derive(Debug, Clone, Args)]
+pub(super) struct Request {
+    /// http://HOST[:PORT][/PATH]
+    url: String,
+    /// How many
+    #[arg(long, default_value_t = 1)]
+    count: u64,
+    /// How many at the same time
+    #[arg(long, default_value_t = 8)]
+    concurrency: u64,
+    /// Milliseconds one may take
+    #[arg(long, default_value_t = 3000)]
+    timeout: u64,
+    /// `json` or `text`
+    #[arg(short, long, default_value = "text")]
+    output: String,
+}
+
+impl Request {
+    pub(super) async fn run(self) -> Result<u8> {
+        let wrong = || Error::Refused(format!("{}: give http://HOST[:PORT][/PATH]", self.url));
+        let uri: http::Uri = self.url.parse().map_err(|_| wrong())?;
+        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(wrong)?;
+        let target = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
+        let left = Arc::new(AtomicU64::new(self.count));
+        let mut tasks = Vec::new();
+        for _ in 0..self.concurrency.clamp(1, self.count.max(1)) {
+            let (left, target, uri) = (left.clone(), target.clone(), uri.clone());
+            let limit = Duration::from_millis(self.timeout);
+            tasks.push(tokio::spawn(async move {
+                let mut results = Vec::new();
+                let take = |n: u64| n.checked_sub(1);
+                while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+                    let one = tokio::time::timeout(limit, one(&target, &uri)).await;
+                    results.push(one.unwrap_or_else(|_| Err("timed out".into())));
+                }
+                results
+            }));
+        }
+        let mut counts = Counts::default();
+        for task in tasks {
+            task.await.unwrap_or_default().into_iter().for_each(|r| counts.add(r));
+        }
+        Ok(counts.print(self.output == "json"))
+    }
+}
+
+async fn one(target: &str, uri: &http::Uri) -> std::result::Result<Answer, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let address = resolve(target).await.map_err(|e| format!("resolve {target}: {e}"))?;
+    let stream = TcpStream::connect(address).await.map_err(|e| format!("connect: {e}"))?;
+    let (mut client, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| text(&e))?;
+    tokio::spawn(connection);
+    let path = uri.path_and_query().map_or("/", |p| p.as_str());
+    let request = http::Request::get(path)
+        .header(http::header::HOST, target)
+        .header(http::header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|e| text(&e))?;
+    let response = client.send_request(request).await.map_err(|e| text(&e))?;
+    let status = response.status();
+    let body = response.into_body().collect().await.map_err(|e| text(&e))?.to_bytes();
+    if !status.is_success() {
+        return Err(format!("status {}", status.as_u16()));
+    }
+    // Any server may be asked; one that is not ours has no name.
+    Ok(serde_json::from_slice(&body).unwrap_or_default())
+}
+
+/// Send datagrams and count the answers
+#[derive(Debug, Args)]
+pub(super) struct UdpRequest {
+    /// HOST:PORT of a `udp-echo`
+    target: String,
+    /// How many
+    #[arg(long, default_value_t = 1)]
+    count: u64,
+    /// Milliseconds an answer may take
+    #[arg(long, default_value_t = 3000)]
+    timeout: u64,
+    /// Send so many bytes to be echoed instead of asking who answers
+    #[arg(long)]
+    size: Option<usize>,
+    /// Connect the socket, or send each datagram with its destination
+    #[arg(long)]
+    connected: bool,
+    /// `json` or `text`
+    #[arg(short, long, default_value = "text")]
+    output: String,
+}
+
+impl UdpRequest {
+    pub(super) async fn run(self) -> Result<u8> {
+        let mut counts = Counts::default();
+        let limit = Duration::from_millis(self.timeout);
+        for _ in 0..self.count {
+            let result = tokio::time::timeout(limit, self.one()).await;
+            counts.add(result.unwrap_or_else(|_| Err("timed out".into())));
+        }
+        Ok(counts.print(self.output == "json"))
+    }
+
+    async fn one(&self) -> std::result::Result<Answer, String> {
+        let text = |e: std::io::Error| e.to_string();
+        let target = resolve(&self.target).await.map_err(text)?;
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.map_err(text)?;
+        let sent = match self.size {
+            Some(n) => (0..n).map(|i| (i % 251) as u8).collect(),
+            None => b"whoami".to_vec(),
+        };
+        let mut buffer = vec![0; 65536];
+        let (n, from) = if self.connected {
+            socket.connect(target).await.map_err(text)?;
+            socket.send(&sent).await.map_err(text)?;
+            (socket.recv(&mut buffer).await.map_err(text)?, socket.peer_addr().map_err(text)?)
+        } else {
+            socket.send_to(&sent, target).await.map_err(text)?;
+            socket.recv_from(&mut buffer).await.map_err(text)?
+        };
+        if from != target {
+            return Err(format!("{target} was asked and {from} answered"));
+        }
+        match self.size {
+            Some(_) if buffer[..n] == sent[..] => Ok(Answer::default()),
+            Some(_) => Err("what came back is not what was sent".into()),
+            None => serde_json::from_slice(&buffer[..n]).map_err(|e| e.to_string()),
+        }
+    }
+}

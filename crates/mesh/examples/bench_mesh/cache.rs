@@ -1,0 +1,52 @@
+//! Ours: the cache and the store it writes to, in one process, as `causeway kvstoremesh` has them.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use causeway_kvstore::server::{Access, Server};
+use causeway_kvstore::{Store, StoreOptions, WatchOptions};
+use causeway_mesh::cache::{Cache, Options};
+use causeway_mesh::keys;
+use futures::StreamExt;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::process::{cpu_time, resident};
+use super::shape::{Shape, local};
+use super::{Failure, Flags};
+
+/// A folder with one configuration per cluster, all of the same store.
+pub(crate) fn peers(shape: Shape, url: &str) -> Result<tempfile::TempDir, Failure> {
+    let dir = tempfile::tempdir()?;
+    for of in shape.all() {
+        std::fs::write(dir.path().join(of.name.as_str()), format!("endpoints:\n- {url}\n"))?;
+    }
+    Ok(dir)
+}
+
+pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
+    let shape = Shape::of(flags)?;
+    let dir = peers(shape, &flags.text("source")?)?;
+    let listener = tokio::net::TcpListener::bind(flags.text("listen")?).await?;
+    let (start, stop) = (Instant::now(), CancellationToken::new());
+    let store = Store::new(StoreOptions::default());
+    let server = tokio::spawn(Server::plaintext(store.clone(), Access::open()).serve(listener, stop.clone()));
+    let mut options = Options::new(local());
+    options.heartbeat = Some(Duration::from_secs(60));
+    let mut watcher = store.watch(WatchOptions::prefix(format!("{}/", keys::SYNCED), 1));
+    let _cache = Cache::spawn(options, dir.path().to_owned(), store.clone(), stop).await;
+    let mut marked = HashSet::new();
+    while marked.len() < shape.clusters as usize * 5 {
+        let batch = watcher.next().await.ok_or("the store ended")??;
+        marked.extend(batch.events.into_iter().filter_map(|event| Some(event.kv?.key)));
+    }
+    let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu_time("self")?.as_secs_f64());
+    // What was only needed for the way goes back to the system before memory is read.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    println!(
+        "{}",
+        json!({ "seconds": seconds, "cpu_seconds": cpu, "rss": resident("self")?, "keys": shape.keys() })
+    );
+    server.await?;
+    Ok(())
+}

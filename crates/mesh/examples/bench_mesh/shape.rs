@@ -1,0 +1,196 @@
+//! The clusters: the shape of Cilium's own scale test by default (benchmarks 1.1).
+
+use bytes::Bytes;
+use causeway_kvstore::pb;
+use causeway_mesh::keys::{self, Kind, Layout};
+use causeway_mesh::wire::{Entry, config};
+use causeway_model::{
+    AddressType, ClusterConfig, ClusterId, ClusterInfo, ClusterName, Identity, IpEntry, Labels, MaxClusters,
+    Node, NodeAddress, NumericIdentity, PodRef,
+};
+use futures::{TryStreamExt, stream};
+use serde_json::json;
+
+use super::{Failure, Flags};
+
+/// Keys one transaction puts (etcd takes 128).
+const BATCH: usize = 100;
+
+/// How much of what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) clusters: u32,
+    pub(crate) nodes: u32,
+    pub(crate) identities: u32,
+    pub(crate) endpoints: u32,
+}
+
+/// The cluster that reads all others.
+pub(crate) fn local() -> ClusterInfo {
+    info("cls-local", 511)
+}
+
+fn info(name: &str, id: u32) -> ClusterInfo {
+    let max_clusters = MaxClusters::C511;
+    ClusterInfo {
+        name: ClusterName::new(name).expect("legal"),
+        id: ClusterId::new(id, max_clusters).expect("legal"),
+        max_clusters,
+    }
+}
+
+impl Shape {
+    pub(crate) fn of(flags: &Flags) -> Result<Self, Failure> {
+        let number = |name, default| flags.number(name, default).map(|n| n as u32);
+        Ok(Self {
+            clusters: number("clusters", 250)?,
+            nodes: number("nodes", 100)?,
+            identities: number("identities", 100)?,
+            endpoints: number("endpoints", 1000)?,
+        })
+    }
+
+    /// Keys of data.
+    pub(crate) fn keys(self) -> u64 {
+        u64::from(self.clusters) * u64::from(self.nodes + self.identities + self.endpoints)
+    }
+
+    pub(crate) fn all(self) -> impl Iterator<Item = ClusterInfo> {
+        (1..=self.clusters).map(|n| info(&format!("cls-{n:03}"), n))
+    }
+
+    fn identity(self, of: &ClusterInfo, n: u32) -> NumericIdentity {
+        NumericIdentity(of.id.identities(of.max_clusters).start().0 + 256 + n % self.identities.max(1))
+    }
+
+    /// An endpoint as changed for the `version`th time: its key, and its value.
+    pub(crate) fn endpoint(self, of: &ClusterInfo, n: u32, version: u64) -> (String, Bytes) {
+        let (high, low) = (of.id.get() / 256, of.id.get() % 256);
+        let pod = PodRef { namespace: "default".into(), name: format!("deployment-{n}-v{version}") };
+        write(
+            of,
+            Entry::Address(IpEntry {
+                prefix: format!("{}.{low}.{}.{}/32", 10 + high, n / 250, n % 250 + 1)
+                    .parse()
+                    .expect("an address"),
+                identity: self.identity(of, n),
+                host_ip: Some(node_ip(of, n % self.nodes.max(1))),
+                key_index: 0,
+                pod: Some(pod),
+            }),
+        )
+    }
+
+    /// All data of a cluster.
+    fn data(self, of: ClusterInfo) -> impl Iterator<Item = (String, Bytes)> {
+        let (owner, other) = (of.clone(), of.clone());
+        let nodes = (0..self.nodes).map(move |n| node(&owner, n));
+        let identities = (0..self.identities).map(move |n| {
+            let text = format!(
+                "k8s:app=app-{n};k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=default;\
+                 k8s:io.cilium.k8s.policy.cluster={};k8s:io.cilium.k8s.policy.serviceaccount=default;\
+                 k8s:io.kubernetes.pod.namespace=default;",
+                other.name
+            );
+            let id = self.identity(&other, n);
+            write(&other, Entry::Identity(Identity { id, labels: Labels::parse(&text) }))
+        });
+        let endpoints = (0..self.endpoints).map(move |n| self.endpoint(&of, n, 0));
+        nodes.chain(identities).chain(endpoints)
+    }
+}
+
+/// The version in a value of [`Shape::endpoint`].
+pub(crate) fn version(value: &[u8]) -> Option<u64> {
+    let at = value.windows(2).rposition(|pair| pair == b"-v")?;
+    let digits = value[at + 2..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(&value[at + 2..at + 2 + digits]).ok()?.parse().ok()
+}
+
+fn node_ip(of: &ClusterInfo, n: u32) -> std::net::IpAddr {
+    std::net::Ipv4Addr::from(0xac10_0000 + of.id.get() * 1024 + n).into()
+}
+
+fn node(of: &ClusterInfo, n: u32) -> (String, Bytes) {
+    let address = |kind, ip| NodeAddress { kind, ip };
+    let pods = format!("10.{}.{}.0/24", of.id.get() % 256, n % 256).parse().expect("a network");
+    write(
+        of,
+        Entry::Node(Node {
+            name: format!("{}-worker-{n:04}", of.name),
+            cluster: of.name.clone(),
+            cluster_id: of.id,
+            addresses: vec![address(AddressType::InternalIP, node_ip(of, n))],
+            pod_cidrs: vec![pods],
+            health_v4: None,
+            health_v6: None,
+            ingress_v4: None,
+            ingress_v6: None,
+            encryption_key: 0,
+            labels: [("kubernetes.io/hostname".to_owned(), format!("worker-{n:04}"))].into(),
+            annotations: Default::default(),
+            wireguard_pub_key: String::new(),
+            boot_id: "3b7c5a1e-8f0d-4b32-9a4d-77aa00000001".into(),
+        }),
+    )
+}
+
+fn write(of: &ClusterInfo, entry: Entry) -> (String, Bytes) {
+    let kind = match entry {
+        Entry::Node(_) => Kind::Nodes,
+        Entry::Service(_) => Kind::Services,
+        Entry::Export(_) => Kind::ServiceExports,
+        Entry::Identity(_) => Kind::Identities,
+        Entry::Address(_) => Kind::Ip,
+    };
+    let (suffix, value) = entry.encode();
+    (keys::prefix(Layout::Cached, kind, &of.name) + &suffix, value.into())
+}
+
+/// Writes the whole mesh: configurations, data, then the markers.
+pub(crate) async fn fill(flags: &Flags) -> Result<(), Failure> {
+    let shape = Shape::of(flags)?;
+    let client = flags.client("source").await?;
+    let announced = |of: ClusterInfo| {
+        let config = ClusterConfig {
+            id: of.id.get(),
+            synced_canaries: true,
+            cached: true,
+            max_connected_clusters: of.max_clusters.max_id(),
+            service_exports_enabled: Some(false),
+        };
+        (keys::cluster_config(&of.name), Bytes::from(config::encode(&config)))
+    };
+    let markers = |of: ClusterInfo| {
+        Kind::ALL
+            .map(|kind| (keys::marker(&of.name, Layout::Cached, kind), Bytes::from("2026-01-01T00:00:00Z")))
+    };
+    client.put(keys::HEARTBEAT, "2026-01-01T00:00:00Z", 0).await?;
+    put_all(&client, shape.all().map(announced)).await?;
+    put_all(&client, shape.all().flat_map(|of| shape.data(of))).await?;
+    put_all(&client, shape.all().flat_map(markers)).await?;
+    println!("{}", json!({ "keys": shape.keys() }));
+    Ok(())
+}
+
+async fn put_all(
+    client: &causeway_kvstore::client::Client,
+    entries: impl Iterator<Item = (String, Bytes)>,
+) -> Result<(), Failure> {
+    let entries: Vec<_> = entries.collect();
+    let transactions = entries.chunks(BATCH).map(|batch| {
+        let put = |(key, value): &(String, Bytes)| pb::PutRequest {
+            key: key.clone().into(),
+            value: value.clone(),
+            ..Default::default()
+        };
+        let op = |put| pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put)) };
+        let success = batch.iter().map(|entry| op(put(entry))).collect();
+        Ok(client.txn(pb::TxnRequest { success, ..Default::default() }))
+    });
+    stream::iter(transactions)
+        .try_buffer_unordered(8)
+        .try_for_each(|_| std::future::ready(Ok(())))
+        .await
+        .map_err(|error: causeway_kvstore::client::ClientError| error.into())
+}

@@ -1,0 +1,574 @@
+//! Remote clusters, the cache in one store, and a reader of that store, in virtual time and without
+//! sockets: partitions, restarts, compactions, changed ids, removed and returning clusters. The reader is a second
+//! cache, so that every byte it was given can be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use causeway_kvstore::{KeyRange, StoreOptions, WatchOptions, Watcher, pb};
+use causeway_model::{ClusterConfig, ClusterId, MaxClusters};
+use futures::FutureExt;
+
+use super::*;
+use crate::keys::{self, Layout};
+use crate::remote::{Action, Body, Ids, Input, LostReason, Output, SessionOf, StreamId};
+use crate::wire::config;
+
+const GRACE: Duration = Duration::from_secs(180);
+
+fn name(text: &str) -> ClusterName {
+    ClusterName::new(text).unwrap()
+}
+
+fn local() -> ClusterInfo {
+    let max_clusters = MaxClusters::C255;
+    ClusterInfo { name: name("cls-z"), id: ClusterId::new(9, max_clusters).unwrap(), max_clusters }
+}
+
+fn put(store: &Store, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+    let request = pb::PutRequest { key: key.into(), value: value.into(), ..Default::default() };
+    store.put(request).unwrap();
+}
+
+fn below(store: &Store, prefix: &str) -> BTreeMap<String, Bytes> {
+    let range = KeyRange::prefix(prefix.to_owned());
+    let kvs = store.range(&(&range).into()).unwrap().kvs;
+    kvs.into_iter().map(|kv| (String::from_utf8(kv.key.to_vec()).unwrap(), kv.value)).collect()
+}
+
+/// Small, seeded, good enough.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// One session with what the network owes it.
+struct Link {
+    session: SessionOf<Copied>,
+    pending: Vec<Action>,
+    /// Number of the request, id of the store, and the watch.
+    watches: BTreeMap<StreamId, (u64, u64, Watcher)>,
+    up: bool,
+}
+
+impl Link {
+    fn new(peer: &ClusterName, seed: u64) -> Self {
+        let timing = Timing { page: 3, ..Timing::default() };
+        let kinds = Kind::ALL.to_vec();
+        let options = remote::Options { kinds, timing, ..remote::Options::agent(local()) };
+        let session = SessionOf::new(peer.clone(), options, seed);
+        Self { session, pending: vec![], watches: BTreeMap::new(), up: true }
+    }
+
+    fn perform(&mut self, out: Output<Change>) -> Vec<Change> {
+        for action in out.actions {
+            match action {
+                Action::Disconnect => self.cut(),
+                Action::Connect { .. } => {
+                    self.cut();
+                    self.pending.push(action);
+                }
+                action => self.pending.push(action),
+            }
+        }
+        out.events
+    }
+
+    fn cut(&mut self) {
+        self.pending.clear();
+        self.watches.clear();
+    }
+
+    fn input(&mut self, now: Duration, ids: &mut Ids, body: Body) -> Vec<Change> {
+        let input = Input { conn: self.session.conn(), body };
+        let out = self.session.handle(now, input, ids);
+        self.perform(out)
+    }
+
+    /// Answers one waiting request, or takes one message of a watch.
+    fn deliver(&mut self, now: Duration, ids: &mut Ids, store: &Store, choice: usize) -> Vec<Change> {
+        let count = self.pending.len() + self.watches.len();
+        let Some(choice) = choice.checked_rem(count) else { return vec![] };
+        let body = match choice.checked_sub(self.pending.len()) {
+            None => self.answer(choice, store),
+            // Half-open: nothing comes, not even an error.
+            Some(watch) if self.up => self.poll(watch),
+            Some(_) => None,
+        };
+        body.map(|body| self.input(now, ids, body)).unwrap_or_default()
+    }
+
+    fn answer(&mut self, choice: usize, at: &Store) -> Option<Body> {
+        let action = self.pending.remove(choice);
+        if !self.up {
+            return Some(Body::Failed("unreachable".into()));
+        }
+        let store = at.cluster_id();
+        Some(match action {
+            Action::Connect { .. } => Body::Connected,
+            Action::Disconnect => return None,
+            Action::ReadConfig { key, .. } => {
+                let kvs = at.range(&pb::RangeRequest { key: key.into(), ..Default::default() }).unwrap().kvs;
+                Body::Config { store, value: kvs.first().map(|kv| kv.value.to_vec()) }
+            }
+            Action::List { stream, op, start, end, revision, limit, .. } => {
+                self.watches.remove(&stream);
+                let (key, range_end) = (start.into(), end.into());
+                match at.range(&pb::RangeRequest { key, range_end, revision, limit, ..Default::default() }) {
+                    Ok(reply) => {
+                        let entries =
+                            reply.kvs.into_iter().map(|kv| (kv.key.into(), kv.value.into())).collect();
+                        let revision = at.revision();
+                        Body::Page { stream, op, store, revision, entries, more: reply.more }
+                    }
+                    Err(_) => Body::Lost { stream, op, reason: LostReason::Compacted },
+                }
+            }
+            Action::Watch { stream, op, start, end, start_revision, .. } => {
+                let range = KeyRange::new(start.into(), end.into());
+                let watcher = at.watch(WatchOptions::new(range, start_revision));
+                self.watches.insert(stream, (op, store, watcher));
+                Body::Batch { stream, op, store, revision: at.revision(), changes: vec![] }
+            }
+        })
+    }
+
+    fn poll(&mut self, choice: usize) -> Option<Body> {
+        let (stream, (op, store, watcher)) = self.watches.iter_mut().nth(choice)?;
+        let (stream, op, store) = (*stream, *op, *store);
+        match watcher.poll_now() {
+            Ok(None) => None,
+            Ok(Some(batch)) => {
+                let change = |event: pb::Event| {
+                    let kv = event.kv.unwrap();
+                    match event.r#type == pb::event::EventType::Delete as i32 {
+                        true => remote::Change::Delete(kv.key.into()),
+                        false => remote::Change::Put(kv.key.into(), kv.value.into()),
+                    }
+                };
+                let changes = batch.events.into_iter().map(change).collect();
+                Some(Body::Batch { stream, op, store, revision: batch.revision, changes })
+            }
+            Err(_) => {
+                self.watches.remove(&stream);
+                Some(Body::Lost { stream, op, reason: LostReason::Compacted })
+            }
+        }
+    }
+}
+
+/// A cache: links to stores, and what it writes to.
+struct Hop {
+    links: BTreeMap<ClusterName, Link>,
+    ids: Ids,
+    store: Store,
+    mirror: Mirror,
+}
+
+impl Hop {
+    fn new(store: Store) -> Self {
+        let ids = Ids::new(local().id, local().name);
+        let mirror = Mirror::new(store.clone(), local().name, GRACE, 1 << 20);
+        Self { links: BTreeMap::new(), ids, store, mirror }
+    }
+
+    fn take(&mut self, now: Duration, cluster: &ClusterName, changes: Vec<Change>) {
+        if !changes.is_empty() {
+            self.mirror.apply(now, cluster, changes);
+            self.mirror.write().now_or_never().unwrap().unwrap();
+        }
+    }
+
+    fn deliver(&mut self, now: Duration, cluster: &ClusterName, from: &Store, choice: usize) {
+        let Some(link) = self.links.get_mut(cluster) else { return };
+        let changes = link.deliver(now, &mut self.ids, from, choice);
+        self.take(now, cluster, changes);
+    }
+
+    fn close(&mut self, now: Duration, cluster: &ClusterName) {
+        let Some(mut link) = self.links.remove(cluster) else { return };
+        let out = link.session.close(&mut self.ids);
+        self.take(now, cluster, out.events);
+    }
+
+    fn tick(&mut self, now: Duration) {
+        if self.mirror.deadline().is_some_and(|at| at <= now) {
+            self.mirror.tick(now);
+            self.mirror.write().now_or_never().unwrap().unwrap();
+        }
+        for cluster in self.links.keys().cloned().collect::<Vec<_>>() {
+            let Some(link) = self.links.get_mut(&cluster) else { continue };
+            if link.session.deadline() <= now {
+                let out = link.session.tick(now);
+                let changes = link.perform(out);
+                self.take(now, &cluster, changes);
+            }
+        }
+    }
+
+    fn beat(&mut self) {
+        self.mirror.beat();
+        self.mirror.write().now_or_never().unwrap().unwrap();
+    }
+}
+
+/// A remote cluster.
+struct Source {
+    store: Store,
+    id: u32,
+    exports: Option<bool>,
+    /// What it wants to have published.
+    desired: BTreeMap<(Kind, String), Bytes>,
+}
+
+impl Source {
+    fn new(id: u32) -> Self {
+        let store = Store::new(StoreOptions::default());
+        Self { store, id, exports: Some(true), desired: BTreeMap::new() }
+    }
+
+    fn announce(&self, cluster: &ClusterName) {
+        let announced = ClusterConfig {
+            id: self.id,
+            synced_canaries: true,
+            cached: false,
+            max_connected_clusters: 255,
+            service_exports_enabled: self.exports,
+        };
+        put(&self.store, keys::HEARTBEAT, "t");
+        put(&self.store, keys::cluster_config(cluster), config::encode(&announced));
+    }
+
+    /// Configuration, data, markers: in this order, as a publisher does.
+    fn publish_all(&self, cluster: &ClusterName) {
+        self.announce(cluster);
+        for ((kind, suffix), value) in &self.desired {
+            put(&self.store, keys::prefix(Layout::Native, *kind, cluster) + suffix, value.clone());
+        }
+        for kind in Kind::ALL {
+            put(&self.store, keys::marker(cluster, Layout::Native, kind), "t");
+        }
+    }
+}
+
+struct World {
+    random: Random,
+    now: Duration,
+    sources: BTreeMap<ClusterName, Source>,
+    configured: BTreeSet<ClusterName>,
+    /// From the sources to the cache's store, and from there to the reader's.
+    hops: [Hop; 2],
+    /// Keys of the reader that were published at every moment since it first had them.
+    steady: BTreeSet<String>,
+    /// Keys deleted since the last heal: their removal may still be on its way.
+    deleted: BTreeSet<String>,
+    next_beat: Duration,
+}
+
+const OWN: &str = "cilium/state/ip/v1/default/10.9.0.1";
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let hops = [(); 2].map(|()| Hop::new(Store::new(StoreOptions::default())));
+        let mut world = Self {
+            random: Random(seed),
+            now: Duration::ZERO,
+            sources: [("cls-a", 1), ("cls-b", 2), ("cls-a-b", 3)]
+                .map(|(n, id)| (name(n), Source::new(id)))
+                .into(),
+            configured: BTreeSet::new(),
+            hops,
+            steady: BTreeSet::new(),
+            deleted: BTreeSet::new(),
+            next_beat: Duration::ZERO,
+        };
+        put(&world.hops[0].store, OWN, "own");
+        for cluster in world.clusters() {
+            world.sources[&cluster].publish_all(&cluster);
+            world.configure(&cluster, true);
+        }
+        world
+    }
+
+    fn clusters(&self) -> Vec<ClusterName> {
+        self.sources.keys().cloned().collect()
+    }
+
+    fn configure(&mut self, cluster: &ClusterName, wanted: bool) {
+        if wanted == self.configured.contains(cluster) {
+            return;
+        }
+        if wanted {
+            self.configured.insert(cluster.clone());
+            for hop in 0..2 {
+                let link = Link::new(cluster, self.random.next(u64::MAX >> 1));
+                self.hops[hop].links.insert(cluster.clone(), link);
+            }
+        } else {
+            self.configured.remove(cluster);
+            self.unsettle(cluster);
+            self.hops.iter_mut().for_each(|hop| hop.close(self.now, cluster));
+        }
+    }
+
+    /// Nothing of the cluster is sure to stay.
+    fn unsettle(&mut self, cluster: &ClusterName) {
+        for kind in Kind::ALL {
+            let prefix = keys::prefix(Layout::Cached, kind, cluster);
+            self.steady.retain(|key| !key.starts_with(&prefix));
+            let keys = self.sources[cluster].desired.keys().filter(|(of, _)| *of == kind);
+            self.deleted.extend(keys.map(|(_, suffix)| format!("{prefix}{suffix}")));
+            self.deleted.extend(below(&self.hops[1].store, &prefix).into_keys());
+        }
+    }
+
+    fn deliver(&mut self, count: usize) {
+        for _ in 0..count {
+            let hop = self.random.next(2) as usize;
+            let clusters = self.clusters();
+            let cluster = &clusters[self.random.next(clusters.len() as u64) as usize];
+            let from =
+                if hop == 0 { self.sources[cluster].store.clone() } else { self.hops[0].store.clone() };
+            let choice = self.random.next(1 << 20) as usize;
+            self.hops[hop].deliver(self.now, cluster, &from, choice);
+        }
+        self.check_steady();
+    }
+
+    fn check_steady(&mut self) {
+        let held = below(&self.hops[1].store, "cilium/cache/");
+        for key in &self.steady {
+            assert!(held.contains_key(key), "{key} was published all the time and was withdrawn");
+        }
+        let configs = below(&self.hops[1].store, "cilium/cluster-config/");
+        for cluster in &self.configured {
+            // A reader asks for the id once a connection, and drops everything when it finds another.
+            let announced = configs.get(&keys::cluster_config(cluster));
+            let id = announced.map(|value| config::decode(cluster, value).unwrap().id);
+            if id != Some(self.sources[cluster].id) {
+                continue;
+            }
+            for (kind, suffix) in self.sources[cluster].desired.keys() {
+                let key = keys::prefix(Layout::Cached, *kind, cluster) + suffix;
+                if held.contains_key(&key) && !self.deleted.contains(&key) {
+                    self.steady.insert(key);
+                }
+            }
+        }
+    }
+
+    fn advance(&mut self, by: Duration) {
+        let end = self.now + by;
+        while self.now < end {
+            self.now += Duration::from_secs(1).min(end - self.now);
+            if self.now >= self.next_beat {
+                self.next_beat = self.now + Duration::from_secs(60);
+                self.sources.values().for_each(|source| put(&source.store, keys::HEARTBEAT, "t"));
+                self.hops[0].beat();
+            }
+            self.hops.iter_mut().for_each(|hop| hop.tick(self.now));
+        }
+    }
+
+    fn step(&mut self) {
+        let clusters = self.clusters();
+        let cluster = clusters[self.random.next(clusters.len() as u64) as usize].clone();
+        match self.random.next(100) {
+            0..=34 => self.publish(&cluster),
+            35..=39 => {
+                let hop = self.random.next(2) as usize;
+                if let Some(link) = self.hops[hop].links.get_mut(&cluster) {
+                    link.up = !link.up;
+                }
+            }
+            40..=41 => self.restart_source(&cluster),
+            42 => self.restart_cache(),
+            43..=44 => {
+                let wanted = !self.configured.contains(&cluster);
+                self.configure(&cluster, wanted);
+            }
+            45..=47 => {
+                for store in [&self.sources[&cluster].store, &self.hops[0].store] {
+                    // Compacting twice at one revision is refused, and changes nothing.
+                    let _ = store.compact(store.revision());
+                }
+            }
+            48..=55 => {
+                let seconds = 1 + self.random.next(70);
+                self.advance(Duration::from_secs(seconds));
+            }
+            _ => self.deliver(2),
+        }
+    }
+
+    fn publish(&mut self, cluster: &ClusterName) {
+        let kind = Kind::ALL[self.random.next(5) as usize];
+        let n = self.random.next(7);
+        let suffix = match kind {
+            Kind::Nodes => format!("node-{n}"),
+            Kind::Services | Kind::ServiceExports => format!("shop/s{n}"),
+            Kind::Identities => format!("{}", 70_000 + n),
+            Kind::Ip => format!("10.2.0.{n}"),
+        };
+        let remove = self.random.next(4) == 0;
+        let value = Bytes::from(format!("value {}", self.random.next(50)));
+        let source = self.sources.get_mut(cluster).unwrap();
+        let key = keys::prefix(Layout::Native, kind, cluster) + &suffix;
+        if remove {
+            let cached = keys::prefix(Layout::Cached, kind, cluster) + &suffix;
+            self.steady.remove(&cached);
+            self.deleted.insert(cached);
+            source.desired.remove(&(kind, suffix));
+            source
+                .store
+                .delete_range(&pb::DeleteRangeRequest { key: key.into(), ..Default::default() })
+                .unwrap();
+        } else {
+            source.desired.insert((kind, suffix), value.clone());
+            put(&source.store, key, value);
+        }
+    }
+
+    /// The publisher comes back with an empty store, now and then under another id.
+    fn restart_source(&mut self, cluster: &ClusterName) {
+        if self.random.next(3) == 0 {
+            self.unsettle(cluster);
+            let source = self.sources.get_mut(cluster).unwrap();
+            source.id = if source.id < 100 { source.id + 100 } else { source.id - 100 };
+        }
+        let source = self.sources.get_mut(cluster).unwrap();
+        source.store = Store::new(StoreOptions::default());
+        let announced = self.random.next(2) == 0;
+        if announced {
+            self.sources[cluster].announce(cluster);
+        }
+        if let Some(link) = self.hops[0].links.get_mut(cluster) {
+            link.cut();
+            let changes = link.input(self.now, &mut self.hops[0].ids, Body::Failed("reset".into()));
+            self.hops[0].take(self.now, cluster, changes);
+        }
+        if announced {
+            // Readers look while it is still filling: nothing may be withdrawn.
+            self.deliver(20);
+            self.advance(Duration::from_secs(3));
+            self.deliver(20);
+        }
+        self.sources[cluster].publish_all(cluster);
+    }
+
+    /// The cache comes back, with its store as it was or with an empty one.
+    fn restart_cache(&mut self) {
+        let kept = self.random.next(2) == 0;
+        let store = if kept { self.hops[0].store.clone() } else { Store::new(StoreOptions::default()) };
+        put(&store, OWN, "own");
+        self.hops[0] = Hop::new(store);
+        self.hops[0].mirror.drain_others(self.now, &self.configured);
+        self.hops[0].beat();
+        for cluster in self.configured.clone() {
+            let seed = self.random.next(u64::MAX >> 1);
+            self.hops[0].links.insert(cluster.clone(), Link::new(&cluster, seed));
+            if let Some(link) = self.hops[1].links.get_mut(&cluster).filter(|_| !kept) {
+                link.cut();
+                let changes = link.input(self.now, &mut self.hops[1].ids, Body::Failed("reset".into()));
+                self.hops[1].take(self.now, &cluster, changes);
+            }
+        }
+    }
+
+    /// Everything works again and time goes by until nothing more happens.
+    fn heal(&mut self) {
+        for hop in &mut self.hops {
+            hop.links.values_mut().for_each(|link| link.up = true);
+        }
+        for _ in 0..90 {
+            self.deliver(200);
+            self.advance(Duration::from_secs(5));
+        }
+        self.deliver(400);
+        self.deleted.clear();
+        let mut want = BTreeMap::new();
+        for cluster in &self.configured {
+            let source = &self.sources[cluster];
+            for ((kind, suffix), value) in &source.desired {
+                want.insert(keys::prefix(Layout::Cached, *kind, cluster) + suffix, value.clone());
+            }
+        }
+        for (at, hop) in self.hops.iter().enumerate() {
+            assert_eq!(below(&hop.store, "cilium/cache/"), want, "hop {at}");
+            let markers: BTreeSet<String> = below(&hop.store, "cilium/synced/").into_keys().collect();
+            let all =
+                self.configured.iter().flat_map(|c| Kind::ALL.map(|k| keys::marker(c, Layout::Cached, k)));
+            assert_eq!(markers, all.collect(), "hop {at}");
+            let configs = below(&hop.store, "cilium/cluster-config/");
+            assert_eq!(configs.len(), self.configured.len(), "hop {at}");
+            for cluster in &self.configured {
+                let announced = config::decode(cluster, &configs[&keys::cluster_config(cluster)]).unwrap();
+                // A reader asks once a connection, so it may not have noticed another id yet.
+                let id = if at == 0 { self.sources[cluster].id } else { announced.id };
+                assert_eq!((announced.id, announced.cached, announced.synced_canaries), (id, true, true));
+                let status = hop.mirror.copy(cluster).unwrap();
+                let mine = want.iter().filter(|(key, _)| {
+                    Kind::ALL
+                        .iter()
+                        .any(|kind| key.starts_with(&keys::prefix(Layout::Cached, *kind, cluster)))
+                });
+                let bytes: usize = mine.map(|(key, value)| key.len() + value.len()).sum();
+                assert_eq!((status.bytes, status.synced), (bytes as i64, [true; 5]), "hop {at} {cluster}");
+            }
+        }
+        assert_eq!(below(&self.hops[0].store, "cilium/state/").into_keys().collect::<Vec<_>>(), [OWN]);
+    }
+}
+
+#[test]
+fn sim_random_schedules_converge() {
+    let count = std::env::var("SIM_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    for seed in 1..=count {
+        let outcome = std::panic::catch_unwind(|| {
+            let mut world = World::new(seed);
+            for _ in 0..3 {
+                for _ in 0..150 {
+                    world.step();
+                }
+                world.heal();
+            }
+        });
+        assert!(outcome.is_ok(), "seed {seed}");
+    }
+}
+
+#[test]
+fn interop_caching_the_recorded_store_gives_the_recorded_cache() {
+    let text = include_str!("../../tests/interop/kvstore-recorded.json");
+    let all: serde_json::Value = serde_json::from_str(text).unwrap();
+    let recorded = |store: &str| -> BTreeMap<String, Bytes> {
+        let entry = |e: &serde_json::Value| {
+            let text = |field: &str| e[field].as_str().unwrap().to_owned();
+            (text("key"), text("value").into())
+        };
+        all[store].as_array().unwrap().iter().map(entry).collect()
+    };
+    let source = Store::new(StoreOptions::default());
+    for (key, value) in recorded("published-by-cls-a") {
+        put(&source, key, value);
+    }
+    let peer = name("cls-a");
+    let mut cache = Hop::new(Store::new(StoreOptions::default()));
+    cache.links.insert(peer.clone(), Link::new(&peer, 1));
+    for second in 0..20 {
+        cache.tick(Duration::from_secs(second));
+        for choice in 0..20 {
+            cache.deliver(Duration::from_secs(second), &peer, &source, choice);
+        }
+    }
+    let (got, want) = (below(&cache.store, "cilium/"), recorded("cached-by-cls-b"));
+    let want: BTreeMap<_, _> = want.into_iter().filter(|(key, _)| key != keys::HEARTBEAT).collect();
+    assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
+    for (key, value) in want.into_iter().filter(|(key, _)| !key.starts_with("cilium/synced/")) {
+        assert_eq!(got[&key], value, "{key}");
+    }
+}

@@ -1,0 +1,10 @@
+//! This cluster and the others made one: what the datapath programs.
+//!
+//! Both mergers are pure and incremental: an event goes in, the changes of the merged state come
+//! out, and the cost of a change is the size of the change.
+
+mod addresses;
+mod services;
+
+pub use addresses::AddressMerger;
+pub use services::ServiceMerger;

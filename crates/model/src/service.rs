@@ -1,0 +1,284 @@
+//! Services: as this cluster's Kubernetes declares them, and as clusters share them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterId, ClusterName, Error, Keyed};
+
+/// Namespace and name of a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Kubernetes name.
+    pub name: String,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A transport protocol with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[allow(clippy::upper_case_acronyms)]
+pub enum Protocol {
+    /// TCP, protocol number 6.
+    TCP,
+    /// UDP, protocol number 17.
+    UDP,
+    /// SCTP, protocol number 132.
+    SCTP,
+}
+
+impl Protocol {
+    /// The IANA protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::TCP => 6,
+            Self::UDP => 17,
+            Self::SCTP => 132,
+        }
+    }
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TCP => "TCP",
+            Self::UDP => "UDP",
+            Self::SCTP => "SCTP",
+        }
+    }
+}
+
+impl std::str::FromStr for Protocol {
+    type Err = Error;
+    fn from_str(word: &str) -> Result<Self, Error> {
+        match word {
+            "TCP" => Ok(Self::TCP),
+            "UDP" => Ok(Self::UDP),
+            "SCTP" => Ok(Self::SCTP),
+            _ => Err(Error::Protocol(word.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which backends a global service prefers (`service.cilium.io/affinity`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Affinity {
+    /// All backends alike.
+    #[default]
+    None,
+    /// Those of this cluster while any is healthy.
+    Local,
+    /// Those of other clusters while any is healthy.
+    Remote,
+}
+
+/// What a service's annotations say about the mesh (behaviours 2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sharing {
+    /// Uses the backends of other clusters.
+    pub global: bool,
+    /// Offers its backends to other clusters; never true unless global.
+    pub shared: bool,
+    /// Preference between local and remote backends.
+    pub affinity: Affinity,
+}
+
+/// Kubernetes service types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ServiceType {
+    /// A virtual address inside the cluster.
+    #[default]
+    ClusterIP,
+    /// Also a port on every node.
+    NodePort,
+    /// Also an address of the cloud.
+    LoadBalancer,
+    /// A DNS alias; no datapath.
+    ExternalName,
+}
+
+/// `spec.sessionAffinity`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SessionAffinity {
+    /// Every connection chooses anew.
+    #[default]
+    None,
+    /// A client keeps its backend for this many seconds after its last use.
+    ClientIP {
+        /// Seconds; `None` where Kubernetes did not set it (default 10800).
+        timeout_seconds: Option<u32>,
+    },
+}
+
+/// One port of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; empty when unnamed.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The application protocol Kubernetes declares, if any.
+    pub app_protocol: Option<String>,
+    /// The port clients connect to.
+    pub port: u16,
+    /// The port on every node; 0 = none.
+    pub node_port: u16,
+}
+
+/// A service of this cluster as Kubernetes declares it; its backends come as [`EndpointSlice`]s.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub key: ServiceKey,
+    /// Its type.
+    pub kind: ServiceType,
+    /// `spec.clusterIPs`; empty for headless services and before allocation.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `clusterIP: None`, or the headless label is present.
+    pub headless: bool,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// Addresses the cloud gave (`status.loadBalancer.ingress[].ip`).
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// The ports in Kubernetes' order.
+    pub ports: Vec<ServicePort>,
+    /// Session affinity.
+    pub session_affinity: SessionAffinity,
+    /// Labels of the Service.
+    pub labels: BTreeMap<String, String>,
+    /// `spec.selector`.
+    pub selector: BTreeMap<String, String>,
+    /// What its annotations say about the mesh.
+    pub sharing: Sharing,
+}
+
+impl Keyed for Service {
+    type Key = ServiceKey;
+    fn key(&self) -> ServiceKey {
+        self.key.clone()
+    }
+}
+
+/// Namespace and name of an EndpointSlice.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SliceKey {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Kubernetes name.
+    pub name: String,
+}
+
+/// Conditions of one endpoint, with Kubernetes' defaults already applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndpointConditions {
+    /// Takes new connections.
+    pub ready: bool,
+    /// Answers, perhaps while terminating.
+    pub serving: bool,
+    /// On its way out.
+    pub terminating: bool,
+}
+
+/// One endpoint of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// Its addresses; all stand for the same pod.
+    pub addresses: Vec<IpAddr>,
+    /// Its conditions.
+    pub conditions: EndpointConditions,
+    /// DNS host name; empty = none.
+    pub hostname: String,
+    /// The node it runs on, if known.
+    pub node: Option<String>,
+    /// Its zone, if known.
+    pub zone: Option<String>,
+    /// Zones that should use it (`hints.forZones`).
+    pub for_zones: Vec<String>,
+}
+
+/// One port of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlicePort {
+    /// The name of the service port it serves; empty when unnamed.
+    pub name: String,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port the endpoints listen on.
+    pub port: u16,
+}
+
+/// A Kubernetes EndpointSlice of addresses (types other than IPv4 and IPv6 never become one).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Namespace and name.
+    pub key: SliceKey,
+    /// The service it belongs to.
+    pub service: ServiceKey,
+    /// The endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+    /// The ports all endpoints serve.
+    pub ports: Vec<SlicePort>,
+}
+
+impl Keyed for EndpointSlice {
+    type Key = SliceKey;
+    fn key(&self) -> SliceKey {
+        self.key.clone()
+    }
+}
+
+/// A port and its protocol as clusters share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The number.
+    pub port: u16,
+}
+
+/// Port name (may be empty) to port.
+pub type Ports = BTreeMap<String, Port>;
+
+/// A global service as one cluster shares it (mesh-protocol 2.6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterService {
+    /// The cluster that shares it.
+    pub cluster: ClusterName,
+    /// The id of that cluster.
+    pub cluster_id: ClusterId,
+    /// Namespace and name.
+    pub key: ServiceKey,
+    /// That cluster's ClusterIPs with the service ports; informative, never programmed here.
+    pub frontends: BTreeMap<IpAddr, Ports>,
+    /// Backend address to the ports it listens on.
+    pub backends: BTreeMap<IpAddr, Ports>,
+    /// Backend address to DNS host name.
+    pub hostnames: BTreeMap<IpAddr, String>,
+    /// Labels of the Service.
+    pub labels: BTreeMap<String, String>,
+    /// Selector of the Service.
+    pub selector: BTreeMap<String, String>,
+    /// False withdraws the service.
+    pub shared: bool,
+}
+
+impl Keyed for ClusterService {
+    type Key = (ClusterName, ServiceKey);
+    fn key(&self) -> Self::Key {
+        (self.cluster.clone(), self.key.clone())
+    }
+}
