@@ -116,37 +116,28 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::state::Write;
     use super::*;
-    use crate::StoreOptions;
+    use crate::{Store, StoreOptions};
+
+    fn put(store: &Store, key: String, value: &'static str) -> i64 {
+        let put = pb::PutRequest { key: key.into(), value: value.into(), ..Default::default() };
+        store.put(put).unwrap().header.unwrap().revision
+    }
 
     #[test]
     fn an_image_is_whole_though_its_revision_is_compacted_meanwhile() {
-        let mut state = State::new(StoreOptions::default());
+        let store = Store::new(StoreOptions::default());
         for n in 0..2001 {
-            let mut write = Write::default();
-            let put =
-                pb::PutRequest { key: format!("{n:05}").into(), value: "v".into(), ..Default::default() };
-            state.put(put, &mut write);
-            state.commit(write);
+            put(&store, format!("{n:05}"), "v");
         }
-        state.compact(state.revision).unwrap();
-        let image = Image::take(&mut state);
-        let core = Core::new(state);
-        let change = || {
-            let mut state = core.lock();
-            let mut write = Write::default();
-            let key = Bytes::from_static(b"02000");
-            state.put(pb::PutRequest { key, value: "w".into(), ..Default::default() }, &mut write);
-            state.commit(write);
-            let newest = state.revision;
-            state.compact(newest).unwrap();
-        };
+        store.compact(store.revision()).unwrap();
+        let image = Image::take(&mut store.lock());
         let mut keys = Vec::new();
         image
-            .entries(&core, |entry| {
+            .entries(&store.0.core, |entry| {
                 if let Entry::Key(kv) = entry {
-                    change();
+                    let newest = put(&store, "02000".into(), "w");
+                    store.compact(newest).unwrap();
                     keys.push((kv.key, kv.value));
                 }
                 Ok::<_, ()>(())
