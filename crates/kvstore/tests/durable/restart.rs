@@ -70,6 +70,9 @@ fn same(calls: Vec<(Call, bool)>) -> Result<(), TestCaseError> {
             durable = open();
         }
     }
+    // While a snapshot is written, its history is kept and counted: it counts for nothing after a restart.
+    drop(durable);
+    let durable = open();
     prop_assert_eq!(everything(&memory, now), everything(&durable, now), "left is in memory");
     prop_assert_eq!(durable.header().cluster_id, ids.cluster_id);
     prop_assert_eq!(durable.header().member_id, ids.member_id);
