@@ -38,6 +38,8 @@ impl Addresses {
     /// also from an earlier process, is removed; nothing is before.
     pub(crate) fn apply(&mut self, event: Event<IpEntry>) -> Result<(), Error> {
         let synced = matches!(event, Event::Synced);
+        // The kernel knows no pods; the names of hundreds of thousands are not kept for it.
+        let event = event.map(|entry| IpEntry { pod: None, ..entry }, |prefix| prefix);
         for change in self.desired.apply(event) {
             match change {
                 Change::Set(prefix, _) => {
