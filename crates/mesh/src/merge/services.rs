@@ -378,5 +378,8 @@ fn node_ips(node: &Node) -> BTreeSet<IpAddr> {
 }
 
 #[cfg(test)]
+#[path = "services_property_tests.rs"]
+mod property_tests;
+#[cfg(test)]
 #[path = "services_tests.rs"]
 mod tests;
