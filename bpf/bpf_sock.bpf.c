@@ -21,8 +21,8 @@ static __always_inline struct l4 peer_of(__be32 ip, __u32 port, __u8 protocol)
 }
 
 /* Chooses a backend of `peer` by `choice`: 1: found; 0: it is no service; -1: the service has
- * nobody to answer. The agent may switch to another table meanwhile and reuse the memory of this
- * one at once, so what was read counts only if the frontend is still the same afterwards. */
+ * nobody to answer. The agent may switch to another table meanwhile, or change it, and reuse the
+ * memory of a slot at once, so what was read counts only if the frontend is still the same afterwards. */
 static __always_inline int choose(const struct l4 *peer, __u32 choice, struct l4 *chosen)
 {
 	for (int try = 0; try < 8; try++) {
@@ -45,7 +45,8 @@ static __always_inline int choose(const struct l4 *peer, __u32 choice, struct l4
 		*chosen = *backend;
 		frontend = bpf_map_lookup_elem(&cw_lb_frontends, peer);
 		if (frontend && frontend->service == table.service &&
-		    frontend->generation == table.generation && frontend->count == table.count)
+		    frontend->generation == table.generation && frontend->count == table.count &&
+		    frontend->version == table.version)
 			return 1;
 	}
 	return -1;

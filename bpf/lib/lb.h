@@ -2,7 +2,8 @@
 /* Services: a frontend, the table of its backends, and the way back.
  *
  * A frontend names a generation of its table. User space writes the new generation's slots first
- * and then the frontend, so no lookup ever sees a half-written service. */
+ * and then the frontend, so no lookup ever sees a half-written service. Where few of many backends
+ * change, it writes the slots in place, one by one, with another version of the frontend after each. */
 #pragma once
 
 #include "common.h"
@@ -19,6 +20,8 @@ struct frontend {
 	__u32 generation;
 	/* Slots 0 … count-1 exist; 0 = nobody to answer. */
 	__u32 count;
+	/* Another one with every change of the table in place. */
+	__u32 version;
 };
 
 struct slot {

@@ -10,6 +10,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // What gRPC reflection tells of them.
     let descriptors = Path::new(&std::env::var("OUT_DIR")?).join("descriptors.bin");
     std::fs::write(descriptors, files.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    tonic_prost_build::configure().bytes(".").codec_path("crate::codec::SmallBuffers").compile_fds(files)?;
     Ok(())
 }

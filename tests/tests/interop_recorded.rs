@@ -203,5 +203,5 @@ fn interop_reading_the_recorded_stores_gives_what_was_published() {
     assert_eq!((pod.identity.0, pod.host_ip.unwrap().to_string().as_str()), (74_512, "172.18.0.11"));
     let Entry::Service(web) = &states[0][&(Kind::Services, "shop/web".to_owned())] else { panic!() };
     assert_eq!((web.backends.len(), web.frontends.len()), (3, 1));
-    assert_eq!(web.backends[&"10.1.0.22".parse().unwrap()]["grpc"].port, 9090);
+    assert_eq!(web.backends.get("10.1.0.22".parse().unwrap()).unwrap()["grpc"].port, 9090);
 }

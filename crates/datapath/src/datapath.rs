@@ -183,8 +183,9 @@ impl Datapath {
         self.addresses.apply(event)
     }
 
-    /// Applies one change of a service frontend, as [`Datapath::apply_address`] does. A lookup sees
-    /// the old backends or the new ones, never a mixture.
+    /// Applies one change of a service frontend, as [`Datapath::apply_address`] does. A lookup finds a
+    /// backend of the old list or of the new one; the list is switched at once, but where few of many
+    /// backends change, they are written one by one, and only they.
     ///
     /// # Errors
     /// [`Error::Map`]

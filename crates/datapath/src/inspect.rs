@@ -120,7 +120,7 @@ impl Inspector {
         let mut read = None;
         for _ in 0..RETRIES {
             let Some(found) = self.frontends.get(&frontend.into())? else { return Ok(None) };
-            let Frontend { service, generation, count } = found;
+            let Frontend { service, generation, count, .. } = found;
             let mut backends = Vec::new();
             for index in 0..count {
                 let slot = self.slots.get(&Slot { service, generation, index })?;

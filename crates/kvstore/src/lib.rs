@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod client;
+mod codec;
 mod error;
 pub mod server;
 mod store;

@@ -1,16 +1,18 @@
 //! What one change of one backend costs where a service has many: in the publisher of its cluster (join and
-//! encode), and in a reader of another (decode, and decode and merge). A run prints one JSON line.
+//! encode), in the store (a write, and the event for one watcher), and in a reader of another (decode, and
+//! decode and merge). A run prints one JSON line.
 //!
 //! ```text
 //! bench_service [BACKENDS [CHANGES]]     # default 5000 backends with two ports each, 100 changes
 //! ```
-//! The wire format has one JSON value per service, so each of the four grows with the backends.
+//! The wire format has one JSON value per service, so all of them grow with the backends.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use causeway_mesh::keys::Kind;
+use causeway_kvstore::{Store, StoreOptions, WatchOptions, pb};
+use causeway_mesh::keys::{self, Kind};
 use causeway_mesh::merge::ServiceMerger;
 use causeway_mesh::publish::{Op, Publisher};
 use causeway_mesh::wire::{self, Entry};
@@ -105,7 +107,9 @@ fn main() {
     for event in [Event::Reset, Event::Upsert(service()), Event::Synced] {
         merger.apply_service(event);
     }
-    let (mut publish, mut decode, mut ingest, mut bytes) = (vec![], vec![], vec![], 0);
+    let store = Store::new(StoreOptions::default());
+    let mut watcher = store.watch(WatchOptions::prefix(keys::STATE, 1));
+    let (mut publish, mut stored, mut decode, mut ingest, mut bytes) = (vec![], vec![], vec![], vec![], 0);
     for change in 1..=changes {
         let n = change as usize % slices;
         let event = Event::Upsert(slice(n, size(n), change));
@@ -113,6 +117,12 @@ fn main() {
         let ops = publisher.apply_slice(event);
         publish.push(start.elapsed());
         let [Op::Put { key, value }] = &ops[..] else { panic!("a change is one write: {ops:?}") };
+        let put = pb::PutRequest { key: key.clone().into(), value: value.clone(), ..Default::default() };
+        let start = Instant::now();
+        store.put(put).expect("room");
+        let seen = watcher.poll_now().expect("in time").expect("the write");
+        stored.push(start.elapsed());
+        assert_eq!(seen.events.len(), 1);
         let suffix = "shop/cart";
         let start = Instant::now();
         let entry = wire::decode(Kind::Services, key, suffix, value, &theirs).expect("our own value");
@@ -127,7 +137,7 @@ fn main() {
         "{}",
         serde_json::json!({
             "backends": backends, "bytes": bytes, "publish_us": median(publish),
-            "decode_us": median(decode), "ingest_us": median(ingest),
+            "store_us": median(stored), "decode_us": median(decode), "ingest_us": median(ingest),
         })
     );
 }

@@ -2,16 +2,18 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, NumericIdentity};
 
 /// The name of a cluster: 1 to 32 characters, `^([a-z0-9][-a-z0-9]*)?[a-z0-9]$`
-/// (behaviours 1.2). It is part of every kvstore key, so it is validated once, here.
+/// (behaviours 1.2). It is part of every kvstore key, so it is validated once, here. Copies share the
+/// text: every backend and every entry of another cluster carries one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ClusterName(String);
+pub struct ClusterName(Arc<str>);
 
 impl ClusterName {
     /// Longest legal name in bytes (behaviours 1.2).
@@ -36,7 +38,7 @@ impl ClusterName {
         } else if name == "default" {
             "\"default\" is reserved for clusters outside a mesh; choose another name"
         } else {
-            return Ok(Self(name));
+            return Ok(Self(name.into()));
         };
         Err(Error::ClusterName { name, rule })
     }
@@ -63,7 +65,7 @@ impl TryFrom<String> for ClusterName {
 
 impl From<ClusterName> for String {
     fn from(n: ClusterName) -> String {
-        n.0
+        n.as_str().to_owned()
     }
 }
 

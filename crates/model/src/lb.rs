@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::{ClusterName, Keyed, Protocol, ServiceKey};
 
@@ -39,8 +40,8 @@ pub struct Frontend {
     pub address: L4Addr,
     /// The service it belongs to.
     pub service: ServiceKey,
-    /// The backends to balance over, sorted.
-    pub backends: Vec<Backend>,
+    /// The backends to balance over, sorted; shared with the other addresses of the service.
+    pub backends: Arc<[Backend]>,
 }
 
 impl Keyed for Frontend {

@@ -12,6 +12,7 @@ mod identity;
 mod labels;
 pub mod lb;
 mod node;
+mod ports;
 mod service;
 
 pub use address::{EncryptKey, Endpoint, IpEntry, PodRef};
@@ -24,9 +25,10 @@ pub use labels::{
     CLUSTER_LABEL, Label, Labels, NAMESPACE_LABEL, NAMESPACE_LABELS_PREFIX, SERVICE_ACCOUNT_LABEL,
 };
 pub use node::{AddressType, Node, NodeAddress, NodeKey};
+pub use ports::{Changes, Port, Ports, PortsByAddress, PortsChange};
 pub use service::{
-    Affinity, ClusterService, EndpointConditions, EndpointSlice, Port, Ports, Protocol, Service, ServiceKey,
-    ServicePort, ServiceType, SessionAffinity, Sharing, SliceEndpoint, SliceKey, SlicePort,
+    Affinity, ClusterService, EndpointConditions, EndpointSlice, Protocol, Service, ServiceKey, ServicePort,
+    ServiceType, SessionAffinity, Sharing, SliceEndpoint, SliceKey, SlicePort,
 };
 
 /// A value that breaks an invariant of the model; the text names the value and the rule.

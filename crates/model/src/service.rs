@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, ClusterName, Error, Keyed};
+use crate::{ClusterId, ClusterName, Error, Keyed, PortsByAddress};
 
 /// Namespace and name of a service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -241,18 +241,6 @@ impl Keyed for EndpointSlice {
     }
 }
 
-/// A port and its protocol as clusters share it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Port {
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The number.
-    pub port: u16,
-}
-
-/// Port name (may be empty) to port.
-pub type Ports = BTreeMap<String, Port>;
-
 /// A global service as one cluster shares it (mesh-protocol 2.6).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterService {
@@ -263,9 +251,9 @@ pub struct ClusterService {
     /// Namespace and name.
     pub key: ServiceKey,
     /// That cluster's ClusterIPs with the service ports; informative, never programmed here.
-    pub frontends: BTreeMap<IpAddr, Ports>,
+    pub frontends: PortsByAddress,
     /// Backend address to the ports it listens on.
-    pub backends: BTreeMap<IpAddr, Ports>,
+    pub backends: PortsByAddress,
     /// Backend address to DNS host name.
     pub hostnames: BTreeMap<IpAddr, String>,
     /// Labels of the Service.

@@ -39,6 +39,8 @@ pub(crate) struct Frontend {
     pub(crate) service: u32,
     pub(crate) generation: u32,
     pub(crate) count: u32,
+    /// Another one with every change of the table in place.
+    pub(crate) version: u32,
 }
 
 /// `struct slot`.

@@ -98,7 +98,15 @@ fn layouts_are_those_of_the_kernel_half() {
     same!(LXC, "metric_key", Key, reason = reason, direction = direction);
     same!(LXC, "metric", Value, packets = packets, bytes = bytes);
     same!(SOCK, "l4", L4, address = address, port = port, protocol = protocol);
-    same!(SOCK, "frontend", Frontend, service = service, generation = generation, count = count);
+    same!(
+        SOCK,
+        "frontend",
+        Frontend,
+        service = service,
+        generation = generation,
+        count = count,
+        version = version
+    );
     same!(SOCK, "slot", Slot, service = service, generation = generation, index = index);
 }
 

@@ -100,7 +100,10 @@ pub(super) async fn watch(client: &Client, options: WatchOptions) -> Result<Watc
     let request = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
     sender.try_send(request).expect("the channel is new and has room");
     // etcd answers only after the first request, so opening is bounded like a unary call.
-    let answers = client.unary(client.watch.clone().watch(ReceiverStream::new(receiver))).await?;
+    // What opening needs is freed then: a reader has a watch for each kind of each cluster.
+    let mut watch = client.watch.clone();
+    let opening = Box::pin(client.unary(watch.watch(ReceiverStream::new(receiver))));
+    let answers = opening.await?;
     let (endpoint, seen) = (client.endpoint.clone(), client.seen.clone());
     Ok(WatchStream { endpoint, seen, answers, _requests: sender })
 }

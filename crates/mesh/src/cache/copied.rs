@@ -132,7 +132,8 @@ impl Keep for Copied {
         Change::Removed
     }
 
-    fn messages(cluster: &ClusterName, changes: Vec<Change>) -> Vec<Message> {
-        if changes.is_empty() { vec![] } else { vec![Message { cluster: cluster.clone(), changes }] }
+    fn messages(cluster: &ClusterName, changes: Vec<Change>) -> impl Iterator<Item = Message> + Send {
+        let some = (!changes.is_empty()).then(|| Message { cluster: cluster.clone(), changes });
+        some.into_iter()
     }
 }

@@ -3,34 +3,15 @@
 //! Several sources may claim one prefix; the strongest [`Rank`] wins, then the cluster and node that
 //! sort first, so that all nodes decide alike.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use causeway_model::{
-    AddressType, Change, ClusterName, Collection, Event, IpEntry, Keyed, Node, NodeKey, NumericIdentity,
-};
+use causeway_model::{Change, ClusterName, Collection, Event, IpEntry, Node, NodeKey};
 use ipnet::IpNet;
 
-/// Who claims a prefix, strongest first. This cluster's own pods and nodes cannot be taken over by
-/// what another cluster announces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Rank {
-    LocalEndpoint,
-    LocalNode,
-    RemoteEndpoint,
-    RemoteNode,
-    LocalPodCidr,
-    RemotePodCidr,
-}
-
-/// One claim: rank, cluster (empty = this one), node for claims that come from a node.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Claim {
-    rank: Rank,
-    cluster: Arc<str>,
-    node: Option<Arc<str>>,
-}
+use super::claims::{Claim, Claims, Held, NodeClaim, NodeClaims, Rank};
 
 /// Merges addresses: local endpoints over remote endpoints over node addresses (identity
 /// remote-node, health, ingress) over pod CIDRs (world, with the node as tunnel endpoint, so that
@@ -39,16 +20,17 @@ struct Claim {
 pub struct AddressMerger {
     own: NodeKey,
     own_ips: BTreeSet<IpAddr>,
-    claims: HashMap<IpNet, Vec<(Claim, IpEntry)>>,
+    claims: BTreeMap<IpNet, Claims>,
     local: Source,
     remotes: BTreeMap<ClusterName, Source>,
 }
 
 #[derive(Debug)]
 struct Source {
-    cluster: Arc<str>,
     local: bool,
-    nodes: Collection<Node>,
+    /// What its endpoints claim by; its nodes have claims of their own.
+    endpoint: Arc<Claim>,
+    nodes: Collection<NodeClaims>,
     /// Endpoint prefixes of the old generation while a listing is under way.
     stale: Option<BTreeSet<IpNet>>,
     synced: bool,
@@ -56,12 +38,9 @@ struct Source {
 
 impl Source {
     fn new(cluster: &str, local: bool) -> Self {
-        Self { cluster: cluster.into(), local, nodes: Collection::new(), stale: None, synced: false }
-    }
-
-    fn endpoint(&self) -> Claim {
-        let rank = if self.local { Rank::LocalEndpoint } else { Rank::RemoteEndpoint };
-        Claim { rank, cluster: self.cluster.clone(), node: None }
+        let rank = if local { Rank::LocalEndpoint } else { Rank::RemoteEndpoint };
+        let endpoint = Arc::new(Claim { rank, cluster: cluster.into(), node: None });
+        Self { local, endpoint, nodes: Collection::new(), stale: None, synced: false }
     }
 }
 
@@ -72,7 +51,7 @@ impl AddressMerger {
         Self {
             own,
             own_ips: BTreeSet::new(),
-            claims: HashMap::new(),
+            claims: BTreeMap::new(),
             local: Source::new("", true),
             remotes: BTreeMap::new(),
         }
@@ -132,10 +111,10 @@ impl AddressMerger {
 
     fn endpoint(&mut self, cluster: Option<&ClusterName>, event: Event<IpEntry>) -> Vec<Event<IpEntry>> {
         let source = self.source(cluster);
-        let claim = source.endpoint();
+        let claim = source.endpoint.clone();
         match event {
             Event::Reset => {
-                let held = |claims: &Vec<(Claim, IpEntry)>| claims.iter().any(|(c, _)| *c == claim);
+                let held = |claims: &Claims| claims.iter().any(|held| held.claim == claim);
                 let stale = self.claims.iter().filter(|(_, claims)| held(claims)).map(|(p, _)| *p).collect();
                 self.source(cluster).stale = Some(stale);
                 vec![]
@@ -144,18 +123,18 @@ impl AddressMerger {
                 if let Some(stale) = &mut source.stale {
                     stale.remove(&entry.prefix);
                 }
-                self.change(entry.prefix, claim, Some(entry)).into_iter().collect()
+                self.set(entry.prefix, Held::new(claim, &entry)).into_iter().collect()
             }
             Event::Remove(prefix) => {
                 if let Some(stale) = &mut source.stale {
                     stale.remove(&prefix);
                 }
-                self.change(prefix, claim, None).into_iter().collect()
+                self.withdraw(prefix, &claim).into_iter().collect()
             }
             Event::Synced => {
                 source.synced = true;
                 let stale = source.stale.take().unwrap_or_default();
-                stale.into_iter().filter_map(|prefix| self.change(prefix, claim.clone(), None)).collect()
+                stale.into_iter().filter_map(|prefix| self.withdraw(prefix, &claim)).collect()
             }
         }
     }
@@ -163,30 +142,35 @@ impl AddressMerger {
     fn node(&mut self, cluster: Option<&ClusterName>, event: Event<Node>) -> Vec<Event<IpEntry>> {
         let own = self.own.clone();
         let source = self.source(cluster);
-        let (name, local) = (source.cluster.clone(), source.local);
-        let mut wanted = vec![];
+        let (cluster_name, local) = (source.endpoint.cluster.clone(), source.local);
+        let event = event.map(|node| NodeClaims::of(&node, local, &own), |key| key);
+        let mut changes = vec![];
         for change in source.nodes.apply(event) {
             let (key, before) = match change {
                 Change::Set(key, before) => (key, before),
                 Change::Gone(key, before) => (key, Some(before)),
             };
-            let is_own = local && key == own;
-            let before = before.map(|node| claims_of(&node, &name, local, is_own)).unwrap_or_default();
-            let now = source.nodes.get(&key);
-            let own_ips = is_own.then(|| now.map(own_ips).unwrap_or_default());
-            let now = now.map(|node| claims_of(node, &name, local, is_own)).unwrap_or_default();
-            wanted.push((before, now, own_ips));
+            let now = source.nodes.get(&key).cloned();
+            changes.push((key, before, now));
         }
+        let (node_rank, cidr_rank) = Rank::of_nodes(local);
         let mut out = vec![];
-        for (before, now, own_ips) in wanted {
-            for (prefix, claim) in before.into_keys().filter(|at| !now.contains_key(at)) {
-                out.extend(self.change(prefix, claim, None));
+        for (key, before, now) in changes {
+            let node: Arc<str> = key.name.as_str().into();
+            let claim =
+                |rank| Arc::new(Claim { rank, cluster: cluster_name.clone(), node: Some(node.clone()) });
+            let (by_node, by_cidr) = (claim(node_rank), claim(cidr_rank));
+            let claim = |claim: &NodeClaim| if claim.rank == node_rank { &by_node } else { &by_cidr };
+            for gone in before.iter().flat_map(|before| &before.claims) {
+                if !now.as_ref().is_some_and(|now| now.has(gone)) {
+                    out.extend(self.withdraw(gone.prefix, claim(gone)));
+                }
             }
-            for ((prefix, claim), entry) in now {
-                out.extend(self.change(prefix, claim, Some(entry)));
+            for claimed in now.iter().flat_map(|now| &now.claims) {
+                out.extend(self.set(claimed.prefix, claimed.held(claim(claimed).clone())));
             }
-            if let Some(ips) = own_ips {
-                out.extend(self.set_own_ips(ips));
+            if local && key == own {
+                out.extend(self.set_own_ips(now.iter().flat_map(|now| &now.own_ips).copied().collect()));
             }
         }
         out
@@ -198,14 +182,13 @@ impl AddressMerger {
         if moved.is_empty() {
             return vec![];
         }
-        let hosted = |entry: &IpEntry| entry.host_ip.is_some_and(|ip| moved.contains(&ip));
-        let mut affected: Vec<IpNet> = self
+        let hosted = |held: &Held| held.host_ip.is_some_and(|ip| moved.contains(&ip));
+        let affected: Vec<IpNet> = self
             .claims
             .iter()
-            .filter(|(_, claims)| claims.iter().any(|(_, entry)| hosted(entry)))
+            .filter(|(_, claims)| claims.iter().any(hosted))
             .map(|(prefix, _)| *prefix)
             .collect();
-        affected.sort_unstable();
         let before: Vec<_> = affected.iter().map(|prefix| self.winner(prefix)).collect();
         self.own_ips = ips;
         let now = affected.iter().map(|prefix| self.winner(prefix));
@@ -217,84 +200,38 @@ impl AddressMerger {
             .collect()
     }
 
-    /// Sets or withdraws one claim; an event if the winner of the prefix changed.
-    fn change(&mut self, prefix: IpNet, claim: Claim, entry: Option<IpEntry>) -> Option<Event<IpEntry>> {
+    /// Sets one claim; an event if the winner of the prefix changed.
+    fn set(&mut self, prefix: IpNet, held: Held) -> Option<Event<IpEntry>> {
         let before = self.winner(&prefix);
-        match entry {
-            Some(entry) => {
-                let claims = self.claims.entry(prefix).or_insert_with(|| Vec::with_capacity(1));
-                match claims.binary_search_by(|(held, _)| held.cmp(&claim)) {
-                    Ok(at) => claims[at].1 = entry,
-                    Err(at) => claims.insert(at, (claim, entry)),
-                }
-            }
-            None => {
-                let claims = self.claims.get_mut(&prefix)?;
-                claims.retain(|(held, _)| *held != claim);
-                if claims.is_empty() {
-                    self.claims.remove(&prefix);
-                }
-            }
+        match self.claims.entry(prefix) {
+            Entry::Vacant(entry) => drop(entry.insert(Claims::One(held))),
+            Entry::Occupied(mut entry) => entry.get_mut().set(held),
+        }
+        self.winner(&prefix).filter(|now| before.as_ref() != Some(now)).map(Event::Upsert)
+    }
+
+    /// Withdraws one claim; an event if the winner of the prefix changed.
+    fn withdraw(&mut self, prefix: IpNet, claim: &Claim) -> Option<Event<IpEntry>> {
+        let before = self.winner(&prefix)?;
+        if let Entry::Occupied(mut entry) = self.claims.entry(prefix)
+            && entry.get_mut().remove(claim)
+        {
+            entry.remove();
         }
         match self.winner(&prefix) {
-            now if now == before => None,
+            Some(now) if now == before => None,
             Some(now) => Some(Event::Upsert(now)),
             None => Some(Event::Remove(prefix)),
         }
     }
 
     fn winner(&self, prefix: &IpNet) -> Option<IpEntry> {
-        let (_, entry) = self.claims.get(prefix)?.first()?;
-        let mut entry = entry.clone();
+        let mut entry = self.claims.get(prefix)?.iter().next()?.entry(*prefix);
         if entry.host_ip.is_some_and(|ip| self.own_ips.contains(&ip)) {
             entry.host_ip = None;
         }
         Some(entry)
     }
-}
-
-fn own_ips(node: &Node) -> BTreeSet<IpAddr> {
-    node.addresses.iter().map(|a| a.ip).collect()
-}
-
-/// Everything a node claims (behaviours 4.3).
-fn claims_of(
-    node: &Node,
-    cluster: &Arc<str>,
-    local: bool,
-    is_own: bool,
-) -> BTreeMap<(IpNet, Claim), IpEntry> {
-    let name: Arc<str> = node.key().name.into();
-    let claim = |rank| Claim { rank, cluster: cluster.clone(), node: Some(name.clone()) };
-    let (node_rank, cidr_rank) =
-        if local { (Rank::LocalNode, Rank::LocalPodCidr) } else { (Rank::RemoteNode, Rank::RemotePodCidr) };
-    // The underlay is IPv4 where the node has it.
-    let tunnel = node.node_ip(false).or_else(|| node.node_ip(true));
-    let mut out = BTreeMap::new();
-    let mut add = |prefix: IpNet, rank, identity, host_ip| {
-        let entry = IpEntry { prefix, identity, host_ip, key_index: node.encryption_key, pod: None };
-        out.insert((prefix, claim(rank)), entry);
-    };
-    let identity = if is_own { NumericIdentity::HOST } else { NumericIdentity::REMOTE_NODE };
-    for address in &node.addresses {
-        // A node's own address is reached directly; the one inside the pod network through the tunnel.
-        let through = (address.kind == AddressType::CiliumInternalIP).then_some(tunnel).flatten();
-        add(address.ip.into(), node_rank, identity, through);
-    }
-    for (ips, identity) in [
-        ([node.health_v4, node.health_v6], NumericIdentity::HEALTH),
-        ([node.ingress_v4, node.ingress_v6], NumericIdentity::INGRESS),
-    ] {
-        for ip in ips.into_iter().flatten() {
-            add(ip.into(), node_rank, identity, tunnel);
-        }
-    }
-    if !is_own && tunnel.is_some() {
-        for cidr in &node.pod_cidrs {
-            add(*cidr, cidr_rank, NumericIdentity::WORLD, tunnel);
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The merger against a slow, obvious recomputation, and the cases people care about.
 
-use causeway_model::{ClusterId, MaxClusters, NodeAddress, PodRef};
+use causeway_model::{AddressType, ClusterId, Keyed, MaxClusters, NodeAddress, NumericIdentity, PodRef};
 use proptest::prelude::*;
 
 use super::*;

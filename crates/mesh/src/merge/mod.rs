@@ -4,6 +4,8 @@
 //! out, and the cost of a change is the size of the change.
 
 mod addresses;
+mod backends;
+mod claims;
 mod services;
 
 pub use addresses::AddressMerger;

@@ -2,15 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use causeway_model::lb::{Backend, Frontend, L4Addr};
 use causeway_model::{
-    Affinity, Change, ClusterName, ClusterService, Collection, EndpointSlice, Event, Node, NodeKey, Ports,
-    Protocol, Service, ServiceKey, ServicePort, ServiceType, SliceKey,
+    Change, ClusterName, ClusterService, Collection, EndpointSlice, Event, Keyed, Node, NodeKey, Port, Ports,
+    PortsByAddress, Service, ServiceKey, ServiceType, SliceKey,
 };
 
+use super::backends::{Claim, Delta, ListId, ServiceBackends};
+
 /// Merges services: only Services of this cluster have frontends; a global one also uses what other
-/// clusters share under the same namespace and name.
+/// clusters share under the same namespace and name. Of what changes in thousands of backends only the
+/// difference is merged.
 #[derive(Debug, Default)]
 pub struct ServiceMerger {
     services: Collection<Service>,
@@ -20,6 +24,8 @@ pub struct ServiceMerger {
     slices_of: BTreeMap<ServiceKey, BTreeSet<SliceKey>>,
     remotes: BTreeMap<ClusterName, Collection<ClusterService>>,
     nodes: Collection<Node>,
+    /// The backends of each service of this cluster.
+    backends: BTreeMap<ServiceKey, ServiceBackends>,
     /// What each service wants programmed.
     wanted: BTreeMap<ServiceKey, BTreeMap<L4Addr, Wanted>>,
     /// Who wants each address. More than one only if two services name one external address.
@@ -39,18 +45,8 @@ enum Rank {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wanted {
     rank: Rank,
-    backends: Vec<Backend>,
-}
-
-/// One address a backend listens on, before selection.
-#[derive(Debug, Clone)]
-struct Candidate {
-    /// The names of the port; empty set = unnamed, which fits any frontend port.
-    names: BTreeSet<String>,
-    /// The remote cluster; `None` = this one.
-    cluster: Option<ClusterName>,
-    /// False: terminating, used only while nothing is active.
-    active: bool,
+    list: ListId,
+    backends: Arc<[Backend]>,
 }
 
 impl ServiceMerger {
@@ -64,12 +60,13 @@ impl ServiceMerger {
         let is_global = |service: &Service| service.sharing.global;
         let mut changed = BTreeSet::new();
         for change in self.services.apply(event) {
-            let (key, before) = match change {
-                Change::Set(key, before) => (key, before),
-                Change::Gone(key, before) => (key, Some(before)),
-            };
+            let (key, before) = parts(change);
             self.global += usize::from(self.services.get(&key).is_some_and(is_global));
             self.global -= usize::from(before.as_ref().is_some_and(is_global));
+            match self.services.get(&key).map(|service| self.all_backends(service)) {
+                Some(backends) => drop(self.backends.insert(key.clone(), backends)),
+                None => drop(self.backends.remove(&key)),
+            }
             changed.insert(key);
         }
         self.refresh(changed)
@@ -78,27 +75,24 @@ impl ServiceMerger {
     /// A change of an EndpointSlice of this cluster. Slices that mirror other clusters' endpoints
     /// must not come in here.
     pub fn apply_slice(&mut self, event: Event<EndpointSlice>) -> Vec<Event<Frontend>> {
-        let mut changed = BTreeSet::new();
+        let mut deltas: Deltas = BTreeMap::new();
         for change in self.slices.apply(event) {
-            let (key, before) = match change {
-                Change::Set(key, before) => (key, before),
-                Change::Gone(key, before) => (key, Some(before)),
-            };
-            if let Some(before) = before {
-                if let Some(keys) = self.slices_of.get_mut(&before.service) {
-                    keys.remove(&key);
-                    if keys.is_empty() {
-                        self.slices_of.remove(&before.service);
-                    }
+            let (key, before) = parts(change);
+            let now = self.slices.get(&key);
+            slice_deltas(before.as_ref(), now, &mut deltas);
+            if let Some(before) = before
+                && let Some(keys) = self.slices_of.get_mut(&before.service)
+            {
+                keys.remove(&key);
+                if keys.is_empty() {
+                    self.slices_of.remove(&before.service);
                 }
-                changed.insert(before.service);
             }
-            if let Some(now) = self.slices.get(&key) {
+            if let Some(now) = now {
                 self.slices_of.entry(now.service.clone()).or_default().insert(key);
-                changed.insert(now.service.clone());
             }
         }
-        self.refresh(changed)
+        self.change_backends(deltas)
     }
 
     /// A change of what another cluster shares. `shared: false` withdraws it.
@@ -108,19 +102,26 @@ impl ServiceMerger {
         event: Event<ClusterService>,
     ) -> Vec<Event<Frontend>> {
         let event = match event {
-            Event::Upsert(service) if !service.shared => Event::Remove((service.cluster, service.key)),
+            Event::Upsert(service) if !service.shared => Event::Remove(service.key()),
             event => event,
         };
+        let mut deltas: Deltas = BTreeMap::new();
         let remote = self.remotes.entry(cluster.clone()).or_default();
-        let changed = remote.apply(event).iter().map(|change| change.key().1.clone()).collect();
-        self.refresh(changed)
+        for change in remote.apply(event) {
+            let (key, before) = parts(change);
+            let changed = remote_deltas(cluster, before.as_ref(), remote.get(&key));
+            deltas.entry(key.1).or_default().extend(changed);
+        }
+        self.change_global(deltas)
     }
 
     /// Another cluster is no longer a peer: its backends are withdrawn.
     pub fn remove_cluster(&mut self, cluster: &ClusterName) -> Vec<Event<Frontend>> {
         let Some(remote) = self.remotes.remove(cluster) else { return vec![] };
-        let changed = remote.iter().map(|((_, key), _)| key.clone()).collect();
-        self.refresh(changed)
+        let gone = remote
+            .iter()
+            .map(|((_, key), service)| (key.clone(), remote_deltas(cluster, Some(service), None)));
+        self.change_global(gone.collect())
     }
 
     /// A change of a node of this cluster: NodePorts are translated on the addresses of all of them.
@@ -128,10 +129,7 @@ impl ServiceMerger {
         let ips = |node: Option<&Node>| node.map(node_ips).unwrap_or_default();
         let mut moved = false;
         for change in self.nodes.apply(event) {
-            let (key, before): (NodeKey, Option<Node>) = match change {
-                Change::Set(key, before) => (key, before),
-                Change::Gone(key, before) => (key, Some(before)),
-            };
+            let (key, before): (NodeKey, Option<Node>) = parts(change);
             moved |= ips(before.as_ref()) != ips(self.nodes.get(&key));
         }
         if !moved {
@@ -158,7 +156,37 @@ impl ServiceMerger {
         self.claims.keys().filter_map(|address| Some((*address, self.winner(address)?))).collect()
     }
 
-    /// Recomputes these services and emits what changed, in address order.
+    /// Takes the difference of who names which backend, for services that use other clusters' backends.
+    fn change_global(&mut self, mut deltas: Deltas) -> Vec<Event<Frontend>> {
+        deltas.retain(|key, _| self.services.get(key).is_some_and(|service| service.sharing.global));
+        self.change_backends(deltas)
+    }
+
+    /// Takes the difference of who names which backend; emits what changed, in address order.
+    fn change_backends(&mut self, deltas: Deltas) -> Vec<Event<Frontend>> {
+        let mut changed = vec![];
+        for (key, deltas) in deltas {
+            let (Some(service), Some(backends)) = (self.services.get(&key), self.backends.get_mut(&key))
+            else {
+                continue;
+            };
+            let lists = backends.change(service, deltas);
+            for (address, wanted) in self.wanted.get_mut(&key).into_iter().flatten() {
+                if lists.contains(&wanted.list) {
+                    wanted.backends = backends.list(wanted.list);
+                    changed.push((*address, (wanted.rank, key.clone())));
+                }
+            }
+        }
+        // An address that another service has is that one's matter.
+        changed.retain(|(address, claim)| {
+            self.claims.get(address).and_then(BTreeSet::first).is_some_and(|first| first == claim)
+        });
+        changed.sort_unstable_by_key(|(address, _)| *address);
+        changed.iter().filter_map(|(address, _)| self.winner(address).map(Event::Upsert)).collect()
+    }
+
+    /// Recomputes the frontends of these services and emits what changed, in address order.
     fn refresh(&mut self, changed: BTreeSet<ServiceKey>) -> Vec<Event<Frontend>> {
         let mut before: BTreeMap<L4Addr, Option<Frontend>> = BTreeMap::new();
         let mut plan = vec![];
@@ -211,19 +239,15 @@ impl ServiceMerger {
         if service.headless || service.kind == ServiceType::ExternalName {
             return out;
         }
-        let candidates = self.candidates(service);
+        let Some(backends) = self.backends.get(&service.key) else { return out };
         let node_ips: BTreeSet<IpAddr> = self.nodes.iter().flat_map(|(_, node)| node_ips(node)).collect();
-        for port in &service.ports {
-            let mut selected: BTreeMap<bool, Vec<Backend>> = BTreeMap::new();
+        for (index, port) in service.ports.iter().enumerate() {
             let mut add = |ip: &IpAddr, number: u16, rank| {
                 let address = L4Addr { ip: ip.to_canonical(), port: number, protocol: port.protocol };
-                let backends = selected
-                    .entry(address.ip.is_ipv6())
-                    .or_insert_with(|| select(&candidates, port, address.ip.is_ipv6(), service))
-                    .clone();
+                let list = (index, address.ip.is_ipv6());
                 match out.get(&address) {
                     Some(Wanted { rank: held, .. }) if *held <= rank => {}
-                    _ => drop(out.insert(address, Wanted { rank, backends })),
+                    _ => drop(out.insert(address, Wanted { rank, list, backends: backends.list(list) })),
                 }
             };
             service.cluster_ips.iter().for_each(|ip| add(ip, port.port, Rank::ClusterIp));
@@ -236,102 +260,116 @@ impl ServiceMerger {
         out
     }
 
-    /// All backend addresses of a service by cluster rules, before port, family and affinity.
-    /// An address that this cluster's Kubernetes names is local, whoever else names it.
-    fn candidates(&self, service: &Service) -> BTreeMap<L4Addr, Candidate> {
-        let mut out: BTreeMap<L4Addr, Candidate> = BTreeMap::new();
+    /// The backends of a service, from everything that names some. An address that this cluster's
+    /// Kubernetes names is local, whoever else names it.
+    fn all_backends(&self, service: &Service) -> ServiceBackends {
         let slices = self.slices_of.get(&service.key).into_iter().flatten();
-        for slice in slices.filter_map(|key| self.slices.get(key)) {
-            for endpoint in &slice.endpoints {
-                let conditions = endpoint.conditions;
-                let active = conditions.ready;
-                let draining = conditions.serving && conditions.terminating;
-                if !active && !draining {
-                    continue;
-                }
-                for ip in &endpoint.addresses {
-                    for port in &slice.ports {
-                        add(&mut out, *ip, &port.name, port.protocol, port.port, None, active);
-                    }
-                }
-            }
-        }
-        if service.sharing.global {
-            for (cluster, shared) in &self.remotes {
-                let Some(remote) = shared.get(&(cluster.clone(), service.key.clone())) else { continue };
-                let mut theirs = BTreeMap::new();
-                for (ip, ports) in &remote.backends {
-                    let ports: &Ports = ports;
-                    for (name, port) in ports {
-                        add(&mut theirs, *ip, name, port.protocol, port.port, Some(cluster), true);
-                    }
-                }
-                for (address, candidate) in theirs {
-                    out.entry(address).or_insert(candidate);
-                }
-            }
-        }
-        out
+        let local = slices.filter_map(|key| self.slices.get(key)).flat_map(slice_claims);
+        let sharing = self.remotes.iter().filter(|_| service.sharing.global);
+        let remote = sharing.flat_map(|(cluster, shared)| {
+            let theirs = shared.get(&(cluster.clone(), service.key.clone())).into_iter();
+            theirs.flat_map(move |theirs| {
+                theirs.backends.iter().map(move |(ip, ports)| remote_claim(cluster, ip, ports))
+            })
+        });
+        ServiceBackends::new(service, local.chain(remote))
     }
 }
 
-/// One address may be known under several port names, and from several slices.
-fn add(
-    out: &mut BTreeMap<L4Addr, Candidate>,
-    ip: IpAddr,
-    name: &str,
-    protocol: Protocol,
-    port: u16,
-    cluster: Option<&ClusterName>,
-    active: bool,
-) {
-    if port == 0 {
-        return;
+/// Who names which backend, more and less, of each service.
+type Deltas = BTreeMap<ServiceKey, Vec<(IpAddr, Delta)>>;
+
+/// The key of a change, and the value before.
+fn parts<T: Keyed>(change: Change<T>) -> (T::Key, Option<T>) {
+    match change {
+        Change::Set(key, before) => (key, before),
+        Change::Gone(key, before) => (key, Some(before)),
     }
-    let address = L4Addr { ip: ip.to_canonical(), port, protocol };
-    let candidate = out.entry(address).or_insert_with(|| Candidate {
-        names: BTreeSet::new(),
-        cluster: cluster.cloned(),
-        active,
-    });
-    candidate.active |= active;
-    candidate.names.insert(name.to_owned());
 }
 
-/// The backends of one frontend port and family: the affinity rule first, then active ones before
-/// terminating ones.
-fn select(
-    candidates: &BTreeMap<L4Addr, Candidate>,
-    port: &ServicePort,
-    v6: bool,
-    service: &Service,
-) -> Vec<Backend> {
-    let fits = |address: &L4Addr, candidate: &Candidate| {
-        address.protocol == port.protocol
-            && address.ip.is_ipv6() == v6
-            && (port.name.is_empty() || candidate.names.contains("") || candidate.names.contains(&port.name))
+/// What a slice says, as claims.
+fn slice_claims(slice: &EndpointSlice) -> Vec<(IpAddr, Claim)> {
+    // One name may come with several protocols or numbers, so that these are several sets.
+    let mut sets: Vec<Ports> = vec![];
+    for port in &slice.ports {
+        let number = Port { protocol: port.protocol, port: port.port };
+        match sets.iter_mut().find(|set| !set.contains_key(&port.name)) {
+            Some(set) => drop(set.insert(port.name.clone(), number)),
+            None => sets.push([(port.name.clone(), number)].into()),
+        }
+    }
+    let sets: Vec<Arc<Ports>> = sets.into_iter().map(Arc::new).collect();
+    let mut out = vec![];
+    for endpoint in &slice.endpoints {
+        let conditions = endpoint.conditions;
+        let active = conditions.ready;
+        if !active && !(conditions.serving && conditions.terminating) {
+            continue;
+        }
+        for ip in &endpoint.addresses {
+            for ports in &sets {
+                out.push((ip.to_canonical(), Claim { cluster: None, active, ports: ports.clone() }));
+            }
+        }
+    }
+    out
+}
+
+/// The difference between two versions of a slice.
+fn slice_deltas(before: Option<&EndpointSlice>, now: Option<&EndpointSlice>, out: &mut Deltas) {
+    let claims = |slice: Option<&EndpointSlice>| {
+        let mut claims = slice.map(slice_claims).unwrap_or_default();
+        claims.sort_unstable();
+        claims
     };
-    let (local, remote): (Vec<_>, Vec<_>) =
-        candidates.iter().filter(|(a, c)| fits(a, c)).partition(|(_, c)| c.cluster.is_none());
-    let local_active = local.iter().any(|(_, c)| c.active);
-    let (use_local, use_remote) = match service.sharing.affinity {
-        _ if !service.sharing.global => (true, false),
-        Affinity::None => (true, true),
-        // Terminating local backends stay listed but do not hold back the failover.
-        Affinity::Local => (true, !local_active),
-        Affinity::Remote => (remote.is_empty(), true),
-    };
-    let mut chosen = vec![];
-    chosen.extend(local.into_iter().filter(|_| use_local));
-    chosen.extend(remote.into_iter().filter(|_| use_remote));
-    let any_active = chosen.iter().any(|(_, c)| c.active);
-    let mut backends: Vec<Backend> = chosen
-        .into_iter()
-        .filter(|(_, c)| c.active == any_active)
-        .map(|(address, c)| Backend { address: *address, cluster: c.cluster.clone() })
-        .collect();
-    backends.sort();
-    backends
+    let (mut gone, mut new) = (claims(before), claims(now));
+    if let (Some(before), Some(now)) = (before, now)
+        && before.service == now.service
+    {
+        (gone, new) = (without(&gone, &new), without(&new, &gone));
+    }
+    if let Some(before) = before {
+        let gone = gone.into_iter().map(|(ip, claim)| (ip, Delta::Remove(claim)));
+        out.entry(before.service.clone()).or_default().extend(gone);
+    }
+    if let Some(now) = now {
+        let new = new.into_iter().map(|(ip, claim)| (ip, Delta::Add(claim)));
+        out.entry(now.service.clone()).or_default().extend(new);
+    }
+}
+
+/// What of one sorted list is not in another, each as often as it is there more often.
+fn without<T: Ord + Clone>(of: &[T], other: &[T]) -> Vec<T> {
+    let mut other = other.iter().peekable();
+    let mut out = vec![];
+    for item in of {
+        while other.next_if(|held| *held < item).is_some() {}
+        if other.next_if(|held| *held == item).is_none() {
+            out.push(item.clone());
+        }
+    }
+    out
+}
+
+fn remote_claim(cluster: &ClusterName, ip: IpAddr, ports: &Arc<Ports>) -> (IpAddr, Claim) {
+    (ip, Claim { cluster: Some(cluster.clone()), active: true, ports: ports.clone() })
+}
+
+/// The difference between two versions of what a cluster shares.
+fn remote_deltas(
+    cluster: &ClusterName,
+    before: Option<&ClusterService>,
+    now: Option<&ClusterService>,
+) -> Vec<(IpAddr, Delta)> {
+    let none = PortsByAddress::default();
+    let (before, now) = (before.map_or(&none, |s| &s.backends), now.map_or(&none, |s| &s.backends));
+    let mut out = vec![];
+    for (ip, before, now) in before.changes(now) {
+        let delta = |ports, delta: fn(Claim) -> Delta| (ip, delta(remote_claim(cluster, ip, ports).1));
+        out.extend(before.map(|ports| delta(ports, Delta::Remove)));
+        out.extend(now.map(|ports| delta(ports, Delta::Add)));
+    }
+    out
 }
 
 /// The addresses on which a node answers NodePorts: its own, not the one inside the pod network.
@@ -339,6 +377,9 @@ fn node_ips(node: &Node) -> BTreeSet<IpAddr> {
     [node.node_ip(false), node.node_ip(true)].into_iter().flatten().collect()
 }
 
+#[cfg(test)]
+#[path = "services_property_tests.rs"]
+mod property_tests;
 #[cfg(test)]
 #[path = "services_tests.rs"]
 mod tests;

@@ -2,8 +2,8 @@
 //! slow, obvious recomputation.
 
 use causeway_model::{
-    AddressType, ClusterId, EndpointConditions, MaxClusters, NodeAddress, Port, SessionAffinity, Sharing,
-    SliceEndpoint, SlicePort,
+    AddressType, Affinity, ClusterId, EndpointConditions, MaxClusters, NodeAddress, Protocol, ServicePort,
+    SessionAffinity, Sharing, SliceEndpoint, SlicePort,
 };
 use proptest::prelude::*;
 
@@ -64,15 +64,17 @@ fn slice(name: &str, port: &str, endpoints: &[(&str, char)]) -> EndpointSlice {
 }
 
 fn remote(n: u8, ports: &[(&str, Protocol, u16)], ips: &[&str]) -> ClusterService {
-    let ports: Ports = ports
-        .iter()
-        .map(|(name, protocol, port)| (name.to_string(), Port { protocol: *protocol, port: *port }))
-        .collect();
+    let ports: Arc<Ports> = Arc::new(
+        ports
+            .iter()
+            .map(|(name, protocol, port)| (name.to_string(), Port { protocol: *protocol, port: *port }))
+            .collect(),
+    );
     ClusterService {
         cluster: cluster(n),
         cluster_id: ClusterId::new(u32::from(n) + 1, MaxClusters::C255).unwrap(),
         key: key(),
-        frontends: BTreeMap::new(),
+        frontends: PortsByAddress::default(),
         backends: ips.iter().map(|ip| (ip.parse().unwrap(), ports.clone())).collect(),
         hostnames: BTreeMap::new(),
         labels: BTreeMap::new(),
@@ -395,9 +397,9 @@ fn reference(
         }
         let mut theirs: BTreeMap<IpAddr, ClusterName> = BTreeMap::new();
         for ((name, of), shared) in remotes.iter().filter(|_| service.sharing.global) {
-            for ip in shared.backends.keys().filter(|_| of == key) {
-                if !active.contains(ip) && !terminating.contains(ip) {
-                    theirs.entry(*ip).or_insert_with(|| name.clone());
+            for (ip, _) in shared.backends.iter().filter(|_| of == key) {
+                if !active.contains(&ip) && !terminating.contains(&ip) {
+                    theirs.entry(ip).or_insert_with(|| name.clone());
                 }
             }
         }
@@ -428,7 +430,7 @@ fn reference(
             out.entry(address).or_insert_with(|| Frontend {
                 address,
                 service: key.clone(),
-                backends: chosen.clone(),
+                backends: chosen.clone().into(),
             });
         }
     }

@@ -1,7 +1,7 @@
 //! Service and EndpointSlices joined into what the cluster shares (mesh-protocol 6.3, 6.4).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use causeway_model::{
     Change, ClusterInfo, ClusterService, Collection, EndpointSlice, Event, Port, Ports, Service, ServiceKey,
@@ -85,31 +85,29 @@ impl ServiceJoin {
         if !(service.sharing.global && service.sharing.shared) || service.kind == ServiceType::ExternalName {
             return None;
         }
-        let mut frontends = BTreeMap::new();
+        let mut frontends = vec![];
         if !service.headless {
-            let ports: Ports = service
-                .ports
-                .iter()
-                .map(|p| (p.name.clone(), Port { protocol: p.protocol, port: p.port }))
-                .collect();
+            let named = service.ports.iter();
+            let ports: Arc<Ports> = Arc::new(
+                named.map(|p| (p.name.clone(), Port { protocol: p.protocol, port: p.port })).collect(),
+            );
             frontends.extend(service.cluster_ips.iter().map(|ip| (*ip, ports.clone())));
             if frontends.is_empty() {
                 return None;
             }
         }
-        let mut backends: BTreeMap<IpAddr, Ports> = BTreeMap::new();
+        let mut backends = vec![];
         let mut hostnames = BTreeMap::new();
         let slices = self.slices_of.get(&service.key).into_iter().flatten();
         for slice in slices.filter_map(|key| self.slices.get(key)) {
-            let ports: Ports = slice
-                .ports
-                .iter()
-                .map(|p| (p.name.clone(), Port { protocol: p.protocol, port: p.port }))
-                .collect();
+            let named = slice.ports.iter();
+            let ports: Arc<Ports> = Arc::new(
+                named.map(|p| (p.name.clone(), Port { protocol: p.protocol, port: p.port })).collect(),
+            );
             for endpoint in slice.endpoints.iter().filter(|e| e.conditions.ready || e.conditions.serving) {
                 for ip in &endpoint.addresses {
                     // An address in several slices takes the ports of the last one (slice names in order).
-                    backends.insert(*ip, ports.clone());
+                    backends.push((*ip, ports.clone()));
                     if !endpoint.hostname.is_empty() {
                         hostnames.insert(*ip, endpoint.hostname.clone());
                     }
@@ -120,8 +118,8 @@ impl ServiceJoin {
             cluster: self.info.name.clone(),
             cluster_id: self.info.id,
             key: service.key.clone(),
-            frontends,
-            backends,
+            frontends: frontends.into_iter().collect(),
+            backends: backends.into_iter().collect(),
             hostnames,
             labels: service.labels.clone(),
             selector: service.selector.clone(),

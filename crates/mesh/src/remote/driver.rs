@@ -178,7 +178,8 @@ impl<T: Transport, K: Keep> Driver<T, K> {
     /// False when nobody listens any more.
     async fn perform(&mut self, out: Output<K>) -> bool {
         let began = Instant::now();
-        for message in K::messages(&self.name, out.events) {
+        let name = self.name.clone();
+        for message in K::messages(&name, out.events) {
             if self.events.send(message).await.is_err() {
                 self.disconnect();
                 return false;
@@ -259,7 +260,8 @@ impl<T: Transport, K: Keep> Driver<T, K> {
     fn watch(&mut self, conn: u64, stream: StreamId, op: u64, start: Vec<u8>, end: Vec<u8>, revision: i64) {
         let (Some(client), inputs) = (self.client_of(conn), self.inputs.clone()) else { return };
         self.spawn(Slot::Stream(stream), async move {
-            let mut replies = match answer(client.watch(start, end, revision)).await {
+            // Boxed, so that the task is small once the watch is open.
+            let mut replies = match Box::pin(answer(client.watch(start, end, revision))).await {
                 Ok(replies) => replies,
                 Err(error) => {
                     inputs.send(conn, lost(stream, op, error)).await;

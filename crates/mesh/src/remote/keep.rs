@@ -63,5 +63,8 @@ pub trait Keep: std::fmt::Debug + Send + Sized + 'static {
     /// The cluster is no longer configured.
     fn removed() -> Self::Change;
     /// What the consumer receives for these changes, which belong together.
-    fn messages(cluster: &ClusterName, changes: Vec<Self::Change>) -> Vec<Self::Message>;
+    fn messages(
+        cluster: &ClusterName,
+        changes: Vec<Self::Change>,
+    ) -> impl Iterator<Item = Self::Message> + Send;
 }

@@ -1,16 +1,46 @@
 //! What is known of one kind of one remote: enough to turn listings into differences.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use causeway_model::{ClusterConfig, ClusterInfo, ClusterName, Event};
+use causeway_model::{ClusterConfig, ClusterInfo, ClusterName, Event, NumericIdentity};
+use ipnet::IpNet;
 use tracing::warn;
 
 use super::keep::{Intake, Keep};
 use super::{Limits, RemoteChange, RemoteEvent};
 use crate::keys::{self, Kind};
 use crate::wire::{self, Entry, EntryKey, Reason, claim};
+
+/// The suffix of a key, in the smallest form: there are hundreds of thousands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Suffix {
+    Address(IpNet),
+    Identity(NumericIdentity),
+    Text(Box<str>),
+}
+
+impl Suffix {
+    /// Every suffix has one form only: numbers and addresses are read in their canonical text alone.
+    fn of(kind: Kind, text: &str) -> Self {
+        let number = match kind {
+            Kind::Ip => keys::parse_address(text).map(Suffix::Address),
+            Kind::Identities => keys::parse_identity(text).map(Suffix::Identity),
+            Kind::Nodes | Kind::Services | Kind::ServiceExports => None,
+        };
+        number.unwrap_or_else(|| Suffix::Text(text.into()))
+    }
+
+    fn text(&self) -> Cow<'_, str> {
+        match self {
+            Suffix::Address(prefix) => keys::address_suffix(prefix).into(),
+            Suffix::Identity(id) => keys::identity_suffix(*id).into(),
+            Suffix::Text(text) => Cow::Borrowed(text),
+        }
+    }
+}
 
 /// An entry in force. A listing after a reconnection costs its consumers only what really changed,
 /// since values are compared by hash; it is keyed with random numbers, so a peer cannot craft collisions.
@@ -27,7 +57,7 @@ struct Held {
 #[derive(Debug)]
 pub struct Known {
     kind: Kind,
-    entries: BTreeMap<Box<str>, Held>,
+    entries: BTreeMap<Suffix, Held>,
     /// Number of the listing under way, or of the last one.
     listing: u32,
     /// Some entry was refused for lack of room: the fewest bytes one of them needs.
@@ -78,7 +108,7 @@ impl Keep for Known {
         let listing = self.listing;
         for (suffix, held) in self.entries.extract_if(.., |_, held| held.listing != listing) {
             *intake.used -= u64::from(held.size);
-            out.extend(wire::decode_key(self.kind, &suffix, intake.from).map(remove));
+            out.extend(wire::decode_key(self.kind, &suffix.text(), intake.from).map(remove));
         }
         if !std::mem::replace(&mut self.synced, true) {
             out.push(synced(self.kind));
@@ -99,7 +129,8 @@ impl Keep for Known {
         };
         let hash = self.hasher.hash_one(value);
         let mut before = 0;
-        if let Some(held) = self.entries.get_mut(suffix) {
+        let key = Suffix::of(self.kind, suffix);
+        if let Some(held) = self.entries.get_mut(&key) {
             held.listing = self.listing;
             before = u64::from(held.size);
             if held.hash == hash {
@@ -125,7 +156,7 @@ impl Keep for Known {
             return None;
         }
         *intake.used = *intake.used - before + u64::from(size);
-        self.entries.insert(suffix.into(), Held { hash, size, listing: self.listing });
+        self.entries.insert(key, Held { hash, size, listing: self.listing });
         Some(upsert(entry))
     }
 
@@ -138,7 +169,7 @@ impl Keep for Known {
             intake.rejected.add(Reason::BadKey, not_below(prefix, key));
             return None;
         };
-        if let Some(held) = self.entries.get_mut(suffix) {
+        if let Some(held) = self.entries.get_mut(&Suffix::of(self.kind, suffix)) {
             held.listing = self.listing;
         }
         let text = format!("{prefix}{suffix}: value: longer than a whole message may be");
@@ -164,8 +195,11 @@ impl Keep for Known {
         RemoteChange::Removed
     }
 
-    fn messages(cluster: &ClusterName, changes: Vec<RemoteChange>) -> Vec<RemoteEvent> {
-        changes.into_iter().map(|change| RemoteEvent { cluster: cluster.clone(), change }).collect()
+    fn messages(
+        cluster: &ClusterName,
+        changes: Vec<RemoteChange>,
+    ) -> impl Iterator<Item = RemoteEvent> + Send {
+        changes.into_iter().map(|change| RemoteEvent { cluster: cluster.clone(), change })
     }
 }
 
@@ -191,14 +225,14 @@ impl Known {
         intake.rejected.add(reason, text.to_owned());
         let count = intake.rejected.of(reason);
         if count.is_power_of_two() {
-            let kept = self.entries.contains_key(suffix);
+            let kept = self.entries.contains_key(&Suffix::of(self.kind, suffix));
             let cluster = &intake.from.name;
             warn!(%cluster, %reason, count, error = text, kept_old_value = kept, "an entry of a remote cluster is refused");
         }
     }
 
     fn remove(&mut self, suffix: &str, intake: &mut Intake<'_>) -> Option<RemoteChange> {
-        let held = self.entries.remove(suffix)?;
+        let held = self.entries.remove(&Suffix::of(self.kind, suffix))?;
         *intake.used -= u64::from(held.size);
         wire::decode_key(self.kind, suffix, intake.from).map(remove)
     }
@@ -259,5 +293,29 @@ fn remove(key: EntryKey) -> RemoteChange {
         EntryKey::Export(key) => RemoteChange::Export(Event::Remove(key)),
         EntryKey::Identity(key) => RemoteChange::Identity(Event::Remove(key)),
         EntryKey::Address(key) => RemoteChange::Address(Event::Remove(key)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suffix_is_its_text() {
+        for (kind, text) in [
+            (Kind::Ip, "10.2.0.1"),
+            (Kind::Ip, "fd00::/64"),
+            (Kind::Ip, "010.2.0.1"),
+            (Kind::Identities, "140013"),
+            (Kind::Identities, "+7"),
+            (Kind::Nodes, "10.2.0.1"),
+            (Kind::Services, "shop/cart"),
+        ] {
+            let suffix = Suffix::of(kind, text);
+            assert_eq!(suffix.text(), text);
+            let short = matches!(text, "10.2.0.1" | "fd00::/64" | "140013") && kind != Kind::Nodes;
+            assert_eq!(matches!(suffix, Suffix::Text(_)), !short, "{text}");
+        }
+        assert!(size_of::<Suffix>() <= 24);
     }
 }

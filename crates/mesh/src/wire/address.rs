@@ -75,7 +75,8 @@ pub(super) fn decode(suffix: &str, value: &[u8], from: &ClusterInfo) -> Result<I
             );
         }
     };
-    let named = !wire.namespace.is_empty() && !wire.pod.is_empty();
+    // What is no Kubernetes name names no pod.
+    let named = [&wire.namespace, &wire.pod].iter().all(|name| !name.is_empty() && !name.contains('/'));
     Ok(IpEntry {
         prefix,
         identity,

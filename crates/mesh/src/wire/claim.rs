@@ -60,6 +60,22 @@ pub(super) fn check(field: &'static str, net: &IpNet) -> Result<(), Fault> {
     }
 }
 
+/// An address that a pod or node of another cluster can have. A service has thousands of them, so
+/// the ranges are compared as numbers, and the refusal is left to [`check`].
+pub(super) fn check_host(field: &'static str, ip: IpAddr) -> Result<(), Fault> {
+    let special = match ip {
+        IpAddr::V4(ip) => SPECIAL_V4.iter().any(|range| {
+            let differs = ip.to_bits() ^ range.addr().to_bits();
+            differs.leading_zeros() >= u32::from(range.prefix_len())
+        }),
+        IpAddr::V6(ip) => SPECIAL_V6.iter().any(|range| {
+            let differs = ip.to_bits() ^ range.addr().to_bits();
+            differs.leading_zeros() >= u32::from(range.prefix_len())
+        }),
+    };
+    if special { check(field, &ip.into()) } else { Ok(()) }
+}
+
 /// Whether an entry claims something of `own`, the prefixes that belong to this node.
 pub(crate) fn check_own(entry: &Entry, own: &[IpNet]) -> Result<(), Fault> {
     let taken = |field, net: IpNet| {
@@ -86,5 +102,24 @@ pub(crate) fn check_own(entry: &Entry, own: &[IpNet]) -> Result<(), Fault> {
         }
         // Backends may be anywhere: an EndpointSlice written by hand can name any pod of the mesh.
         Entry::Service(_) | Entry::Export(_) | Entry::Identity(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Bits near the edges of the ranges, and any.
+        #[test]
+        fn a_host_is_checked_like_its_prefix(range in 0usize..9, low in any::<u128>(), shift in 0u32..128) {
+            let v4 = SPECIAL_V4.get(range).map(|net| IpAddr::V4((net.addr().to_bits() ^ (low as u32 >> (shift % 32))).into()));
+            let v6 = || IpAddr::V6((SPECIAL_V6[range - 5].addr().to_bits() ^ (low >> shift)).into());
+            let ip = v4.unwrap_or_else(v6);
+            let (host, prefix) = (check_host("backends", ip), check("backends", &ip.into()));
+            prop_assert_eq!(host.is_ok(), prefix.is_ok(), "{}", ip);
+        }
     }
 }

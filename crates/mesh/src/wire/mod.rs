@@ -12,6 +12,7 @@ mod export;
 mod go;
 mod identity;
 mod node;
+mod ports;
 mod reason;
 mod service;
 

@@ -1,5 +1,7 @@
 //! What clusters publish: entries that tell their version, and garbage.
 
+use std::sync::Arc;
+
 use causeway_mesh::keys::Kind;
 use causeway_mesh::wire::Entry;
 use causeway_model::{
@@ -54,13 +56,17 @@ pub(crate) fn entry(from: &ClusterInfo, index: usize, kind: Kind, n: usize, vers
             boot_id: text,
         }),
         Kind::Services => {
-            let ports = |port| [("http".to_owned(), Port { protocol: Protocol::TCP, port })].into();
+            let ports = |port| Arc::new([("http".to_owned(), Port { protocol: Protocol::TCP, port })].into());
             Entry::Service(ClusterService {
                 cluster: from.name.clone(),
                 cluster_id: from.id,
                 key: service(),
-                frontends: [(format!("10.{index}.255.{}", n + 1).parse().unwrap(), ports(80))].into(),
-                backends: [(format!("10.{index}.0.{}", n + 1).parse().unwrap(), ports(8080))].into(),
+                frontends: [(format!("10.{index}.255.{}", n + 1).parse().unwrap(), ports(80))]
+                    .into_iter()
+                    .collect(),
+                backends: [(format!("10.{index}.0.{}", n + 1).parse().unwrap(), ports(8080))]
+                    .into_iter()
+                    .collect(),
                 hostnames: [].into(),
                 labels: [("v".to_owned(), text)].into(),
                 selector: [].into(),
