@@ -111,9 +111,16 @@ pub(crate) async fn run(
         kubernetes: between(&answered, &told),
         lag: between(&answered, &routable),
         beyond: between(&told, &routable),
-        apiserver_rss: apiserver.process.resident()?,
-        cache_rss: cache.map_or(Ok(0), |cache| cache.process.resident())?,
+        apiserver_rss: apiserver.process.resident()?.0,
+        cache_rss: cache.map_or(Ok((0, 0)), |cache| cache.process.resident())?.0,
     })
+}
+
+/// Says that the first listing is over; a later one is no news, and nobody has to listen.
+fn announce(listed: &mut Option<oneshot::Sender<()>>) {
+    if let Some(listed) = listed.take() {
+        let _ = listed.send(());
+    }
 }
 
 /// When the watcher of Kubernetes was told of each pod.
@@ -122,7 +129,7 @@ async fn watch(client: Client, pods: u32, listed: oneshot::Sender<()>) -> Result
     let (mut seen, mut listed) = (Seen::new(pods), Some(listed));
     while !seen.all() {
         match events.next().await.context("the watch of Kubernetes ended")?? {
-            watcher::Event::InitDone => drop(listed.take().map(|listed| listed.send(()))),
+            watcher::Event::InitDone => announce(&mut listed),
             watcher::Event::Apply(object) => {
                 if let Some(n) = kubernetes::number(&object.name_any()) {
                     seen.mark(n);
@@ -147,7 +154,7 @@ async fn read_all(peers: PathBuf, pods: u32, listed: oneshot::Sender<()>) -> Res
         let changes = match event.change {
             RemoteChange::Address(change) => {
                 if change == Event::Synced {
-                    drop(listed.take().map(|listed| listed.send(())));
+                    announce(&mut listed);
                 }
                 merger.apply_remote(&event.cluster, change)
             }

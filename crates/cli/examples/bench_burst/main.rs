@@ -100,6 +100,7 @@ async fn memory(common: Common) -> Result<()> {
     let published = state["publish"]["keys"].as_array().context("no keys in /debug/state")?;
     let published: u64 = published.iter().filter_map(serde_json::Value::as_u64).sum();
     ensure!(published > common.pods.into(), "{published} keys are too few: {state}");
-    println!("{}", json!({ "pods": common.pods, "rss": apiserver.process.resident()?, "keys": published }));
+    let (rss, anonymous) = apiserver.process.resident()?;
+    println!("{}", json!({ "pods": common.pods, "rss": rss, "anonymous": anonymous, "keys": published }));
     Ok(())
 }

@@ -64,11 +64,15 @@ impl Process {
         self.child.stdout.take()
     }
 
-    /// Resident memory, bytes.
-    pub(crate) fn resident(&self) -> Result<u64> {
+    /// Resident memory, bytes: all of it, and what is not pages of the executable and its libraries.
+    pub(crate) fn resident(&self) -> Result<(u64, u64)> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+        let field = |name: &str| {
+            let line =
+                status.lines().find_map(|line| line.strip_prefix(name)).context("a field is missing")?;
+            anyhow::Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+        };
+        Ok((field("VmRSS:")?, field("RssAnon:")?))
     }
 }
 
