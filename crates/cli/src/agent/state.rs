@@ -264,6 +264,8 @@ impl State {
     /// Ends the first listing: what an earlier agent left beyond it goes.
     async fn complete(&mut self) -> Result<bool> {
         tracing::info!("the state of all clusters is complete; leftovers are removed");
+        self.addresses.shrink_to_fit();
+        causeway_daemon::memory::release();
         let frontends = match std::mem::take(&mut self.adopted) {
             true => self.services.snapshot(),
             false => BTreeMap::new(),

@@ -40,6 +40,9 @@ pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
         }
     }
     let seconds = start.elapsed().as_secs_f64();
+    // As the agent does once it knows all clusters.
+    merger.shrink_to_fit();
+    causeway_daemon::memory::release();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let status = remotes.status().borrow().clone();
     let rejected: u64 = status.values().map(|status| status.rejected.count).sum();
