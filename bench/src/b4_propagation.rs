@@ -8,8 +8,9 @@ use crate::stats::Better;
 
 /// Runs the pairs.
 pub(crate) fn run(context: &Context) -> anyhow::Result<Vec<Case>> {
-    let shape = Shape { clusters: 1, nodes: 10, identities: 10, endpoints: 10_000 };
-    let secs = if context.short { 1 } else { 4 };
+    let endpoints = if context.divisor > 10 { 1_000 } else { 10_000 };
+    let shape = Shape { clusters: 1, nodes: 10, identities: 10, endpoints };
+    let secs = context.secs(4);
     // A second that is not counted warms both sides up.
     let pairs = mesh::pairs(context, shape, |mesh| {
         mesh.churn(325, 1)?;

@@ -25,7 +25,7 @@ fn shape(context: &Context) -> Shape {
 }
 
 fn measure(context: &Context, mesh: &Mesh) -> anyhow::Result<Sample> {
-    let secs = if context.short { 2 } else { 5 };
+    let secs = context.secs(5);
     Ok(Sample {
         seconds: mesh.boot.seconds,
         bytes_per_key: mesh.resident()? / shape(context).keys() as f64,
@@ -51,7 +51,7 @@ pub(crate) fn bootstrap(context: &Context) -> anyhow::Result<Vec<Case>> {
     let seconds = |sample: &Sample| sample.seconds;
     let mut cases = vec![pairs.case("B5", text.clone(), ("s", Better::Lower), Target::Ratio(13.0), seconds)];
     // The limit is of the full shape.
-    if !context.short {
+    if context.divisor == 1 {
         cases.push(pairs.case("B5", text, ("s", Better::Lower), Target::AtMost(1.0), seconds));
     }
     Ok(cases)

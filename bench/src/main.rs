@@ -10,11 +10,13 @@ mod b2_reads;
 mod b3_watch;
 mod b4_propagation;
 mod b5_bootstrap;
+mod burst;
 mod mesh;
 mod pairs;
 mod report;
 mod route;
 mod run;
+mod scale;
 mod service;
 mod stats;
 mod store;
@@ -27,15 +29,18 @@ use clap::Parser;
 /// Side-by-side benchmarks.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Which benchmarks to run, comma separated; all when empty: B1 to B7, B11, ROUTE, SERVICE
+    /// Which benchmarks to run, comma separated; all when empty: B1 to B7, B11, ROUTE, SERVICE, BURST, SCALE
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Pairs of samples a case; 7 is the least that is published [default: 7, short: 1]
+    /// Pairs of samples a case; 7 is the least that is published [default: 7; 1 when short or tiny]
     #[arg(long)]
     pairs: Option<usize>,
     /// A tenth of the work: shows that everything still runs, says little about how fast
     #[arg(long)]
     short: bool,
+    /// A hundredth of the work: shows that everything still runs, says nothing about how fast
+    #[arg(long, conflicts_with = "short")]
+    tiny: bool,
     /// Where the built binaries and examples are
     #[arg(long, default_value = "target/release")]
     bin_dir: PathBuf,
@@ -60,6 +65,8 @@ const BENCHES: &[Bench] = &[
     ("B11", b11_pods::run),
     ("ROUTE", route::run),
     ("SERVICE", service::run),
+    ("BURST", burst::run),
+    ("SCALE", scale::run),
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -69,8 +76,13 @@ fn main() -> anyhow::Result<()> {
         let known: Vec<_> = BENCHES.iter().map(|(id, _)| *id).collect();
         bail!("benchmark {unknown:?} is unknown; there are {}", known.join(", "));
     }
-    let pairs = args.pairs.unwrap_or(if args.short { 1 } else { 7 }).max(1);
-    let context = run::Context { pairs, short: args.short, bin_dir: args.bin_dir, debug_dir: args.debug_dir };
+    let divisor = match (args.short, args.tiny) {
+        (true, _) => 10,
+        (_, true) => 100,
+        _ => 1,
+    };
+    let pairs = args.pairs.unwrap_or(if divisor > 1 { 1 } else { 7 }).max(1);
+    let context = run::Context { pairs, divisor, bin_dir: args.bin_dir, debug_dir: args.debug_dir };
     println!("{}", run::versions());
     let mut cases = Vec::new();
     for (id, bench) in BENCHES.iter().filter(|(id, _)| only.is_empty() || only.iter().any(|b| b == id)) {

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde::de::DeserializeOwned;
 
+use crate::report::Target;
+
 /// What the command line decided.
 #[derive(Debug)]
 pub(crate) struct Context {
     /// Pairs of samples a case.
     pub(crate) pairs: usize,
-    /// A tenth of the work.
-    pub(crate) short: bool,
+    /// How many times less than the full work.
+    pub(crate) divisor: u64,
     /// Where the built binaries are; examples are in `examples/` below it.
     pub(crate) bin_dir: PathBuf,
     /// The same, in the profile of the demo and the tests.
@@ -22,9 +24,19 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// An amount of work of the full form, or what the short form has of it.
+    /// An amount of work of the full form, or what the shorter forms have of it.
     pub(crate) fn scaled(&self, full: u64) -> u64 {
-        if self.short { full.div_ceil(10) } else { full }
+        full.div_ceil(self.divisor)
+    }
+
+    /// Seconds of a sample that has so many in the full form.
+    pub(crate) fn secs(&self, full: u64) -> u64 {
+        (full * 4 / (self.divisor + 3)).max(1)
+    }
+
+    /// A target that is meant for the full form, and says nothing about the shorter ones.
+    pub(crate) fn in_full(&self, target: Target) -> Target {
+        if self.divisor == 1 { target } else { Target::None }
     }
 
     /// The path of a built example.

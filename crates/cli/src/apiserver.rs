@@ -280,6 +280,7 @@ pub(crate) async fn run(args: ApiserverArgs) -> Result<()> {
                 () = token.cancelled() => false,
             };
             if ready {
+                crate::memory::give_back();
                 published.open();
                 tracing::info!("the cluster's state is published; readers are welcome");
             }

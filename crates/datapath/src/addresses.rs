@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use causeway_model::{Change, Collection, Event, IpEntry};
+use causeway_model::{Change, Collection, Event, IpEntry, Keyed};
+use ipnet::IpNet;
 
 use crate::Error;
 use crate::maps::ipcache::{Ipcache, Remote};
@@ -21,11 +22,26 @@ pub struct Stats {
     pub endpoints: usize,
 }
 
+/// What the kernel should say of a prefix. Of a mesh's addresses there are many: no more is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    prefix: IpNet,
+    remote: Remote,
+}
+
+impl Keyed for Entry {
+    type Key = IpNet;
+
+    fn key(&self) -> IpNet {
+        self.prefix
+    }
+}
+
 /// The single writer of the ipcache maps.
 #[derive(Debug)]
 pub(crate) struct Addresses {
     node_ip: IpAddr,
-    desired: Collection<IpEntry>,
+    desired: Collection<Entry>,
     kernel: Ipcache,
 }
 
@@ -38,13 +54,12 @@ impl Addresses {
     /// also from an earlier process, is removed; nothing is before.
     pub(crate) fn apply(&mut self, event: Event<IpEntry>) -> Result<(), Error> {
         let synced = matches!(event, Event::Synced);
-        // The kernel knows no pods; the names of hundreds of thousands are not kept for it.
-        let event = event.map(|entry| IpEntry { pod: None, ..entry }, |prefix| prefix);
-        for change in self.desired.apply(event) {
+        let entry = |entry: IpEntry| Entry { prefix: entry.prefix, remote: remote(&entry, self.node_ip) };
+        for change in self.desired.apply(event.map(entry, |prefix| prefix)) {
             match change {
                 Change::Set(prefix, _) => {
                     let entry = self.desired.get(&prefix).expect("it was just set");
-                    self.kernel.set(prefix, remote(entry, self.node_ip))?;
+                    self.kernel.set(prefix, entry.remote)?;
                 }
                 Change::Gone(prefix, _) => self.kernel.remove(prefix)?,
             }
@@ -63,9 +78,8 @@ impl Addresses {
             seen.insert(prefix, value);
         }
         for (prefix, entry) in self.desired.iter() {
-            let value = remote(entry, self.node_ip);
-            if seen.get(prefix) != Some(&value) {
-                self.kernel.set(*prefix, value)?;
+            if seen.get(prefix) != Some(&entry.remote) {
+                self.kernel.set(*prefix, entry.remote)?;
             }
         }
         Ok(())

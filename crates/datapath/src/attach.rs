@@ -41,14 +41,16 @@ impl Hook<'_> {
     }
 }
 
-/// Whether this kernel has tcx, found out by trying it on the tunnel device.
-pub(crate) fn probe(program: &mut SchedClassifier, interface: &str) -> AttachMode {
-    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-    match program.attach_with_options(interface, TcAttachType::Egress, order) {
-        Ok(link) => {
-            let _ = program.detach(link);
-            AttachMode::Tcx
-        }
+/// How programs are attached in this kernel, found out by attaching the first of them for good. (One
+/// that is attached for a moment only may still be there when it is attached again: a child process
+/// that is just being made holds the descriptor a little longer.)
+pub(crate) fn first(program: &mut SchedClassifier, hook: Hook<'_>, links: &Path) -> AttachMode {
+    // An earlier process has found out.
+    if hook.pin(links).exists() {
+        return AttachMode::Tcx;
+    }
+    match tcx(program, hook, links) {
+        Ok(()) => AttachMode::Tcx,
         Err(error) => {
             tracing::info!(%error, "this kernel has no tcx; programs are attached by clsact");
             AttachMode::Clsact

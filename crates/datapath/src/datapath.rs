@@ -107,7 +107,11 @@ impl Datapath {
         let metrics = Metrics::take(&mut objects.lxc)?;
         let attach = match config.attach {
             Some(mode) => mode,
-            None => attach::probe(classifier(&mut objects.overlay, "to_overlay"), VXLAN),
+            None => attach::first(
+                classifier(&mut objects.overlay, "to_overlay"),
+                Hook { interface: VXLAN, ingress: false },
+                &pins.links,
+            ),
         };
         let records = Records::open(config.state_dir.join("endpoints"))?;
         let mut datapath = Self {

@@ -233,14 +233,14 @@ fn deliver(store: &Store, id: i64, watch: &Watch, events: &Events, out: &mut Byt
     };
     if !watch.fragment {
         let start = open(out, &head);
-        let sent = watch.watcher.encoded(events, true, |bytes| out.extend_from_slice(bytes));
+        let sent = events.encoded(true, |bytes| out.extend_from_slice(bytes));
         close(out, start);
         return sent;
     }
     let limit = store.max_request_bytes() + OVERHEAD;
     let mut start = open(out, &head);
     let mut first = out.len();
-    let sent = watch.watcher.encoded(events, false, |event| {
+    let sent = events.encoded(false, |event| {
         // Never without an event, however large it is.
         if out.len() > first && out.len() - start - PREFIX + event.len() >= limit {
             out.extend_from_slice(&FRAGMENT);

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
+use super::history::Key;
 use super::state::{State, Write};
 use super::{Store, quota};
 use crate::{Error, pb};
@@ -75,21 +76,21 @@ pub(super) fn run(
             commit(state, std::mem::take(&mut write));
             written.clear();
         }
-        let held = state.live(op.key()).map(|held| held.value.clone().unwrap_or_default());
-        let size = |key: &Bytes, value: &Bytes| (key.len() + value.len()) as i64;
+        let held = state.live(op.key());
+        let size = held.map(|held| held.size(op.key()));
         match op {
-            WriteOp::Put(_, value) if held.as_ref() == Some(&value) => {}
+            WriteOp::Put(_, value) if held.is_some_and(|held| *held.value() == value) => {}
             WriteOp::Put(key, value) => {
-                applied.keys += i64::from(held.is_none());
-                applied.bytes += size(&key, &value) - held.map_or(0, |held| size(&key, &held));
+                applied.keys += i64::from(size.is_none());
+                applied.bytes += (key.len() + value.len()) as i64 - size.unwrap_or(0);
                 written.insert(key.clone());
                 state.put(pb::PutRequest { key, value, ..Default::default() }, &mut write);
             }
             WriteOp::Delete(key) => {
-                let Some(held) = held else { continue };
+                let Some(size) = size else { continue };
                 applied.keys -= 1;
-                applied.bytes -= size(&key, &held);
-                state.delete(&key, &mut write);
+                applied.bytes -= size;
+                state.delete(&Key::from(&key[..]), &mut write);
                 written.insert(key);
             }
         }

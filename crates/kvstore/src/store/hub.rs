@@ -11,8 +11,8 @@ use std::task::Waker;
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 
+use super::changes::Change;
 use super::range::KeyRange;
-use crate::pb;
 
 /// Where the watches of one reader are reported that have something to read. Many may share it.
 #[derive(Debug, Default)]
@@ -123,19 +123,19 @@ impl Hub {
         }
     }
 
-    /// Marks every watch of a key of `events`, which are of `revision`.
-    pub(super) fn mark(&mut self, revision: i64, events: &[pb::Event], wakeups: &mut Wakeups) {
+    /// Marks every watch of a key that `revision` has changed.
+    pub(super) fn mark(&mut self, revision: i64, changes: &[Change], wakeups: &mut Wakeups) {
         if self.keys.is_empty() && self.ranges.sorted.is_empty() {
             return;
         }
         let mut mark = |group: &Group| {
             wakeups.0.extend(group.iter().filter_map(|slot| slot.mark(revision)).cloned());
         };
-        for kv in events.iter().filter_map(|event| event.kv.as_ref()) {
-            if let Some(group) = self.keys.get(&kv.key) {
+        for Change { key, .. } in changes {
+            if let Some(group) = self.keys.get(&key[..]) {
                 mark(group);
             }
-            self.ranges.holding(&kv.key, &mut mark);
+            self.ranges.holding(key, &mut mark);
         }
     }
 }
@@ -250,9 +250,8 @@ mod tests {
                 !gone
             });
             for key in keys {
-                let kv = pb::KeyValue { key: key.clone().into(), ..Default::default() };
                 let mut wakeups = Wakeups::default();
-                hub.mark(7, &[pb::Event { kv: Some(kv), ..Default::default() }], &mut wakeups);
+                hub.mark(7, &[Change { key: key.as_bytes().into(), put: true }], &mut wakeups);
                 let mut told = Vec::new();
                 inbox.take(Waker::noop(), &mut told);
                 told.sort_unstable();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::history::Key;
 use crate::Error;
 
 /// etcd's longest lease in seconds (`lease.MaxLeaseTTL`).
@@ -14,7 +15,7 @@ const MAX_TTL: i64 = 9_000_000_000;
 struct Lease {
     ttl: i64,
     expires: Instant,
-    keys: BTreeSet<Bytes>,
+    keys: BTreeSet<Key>,
 }
 
 /// All leases of a store.
@@ -68,7 +69,7 @@ impl Leases {
     }
 
     /// Forgets a lease and returns its keys in order.
-    pub(super) fn revoke(&mut self, id: i64) -> Result<BTreeSet<Bytes>, Error> {
+    pub(super) fn revoke(&mut self, id: i64) -> Result<BTreeSet<Key>, Error> {
         let lease = self.by_id.remove(&id).ok_or(Error::LeaseNotFound)?;
         self.by_expiry.remove(&(lease.expires, id));
         Ok(lease.keys)
@@ -106,12 +107,12 @@ impl Leases {
         Some(LeaseInfo {
             remaining: lease.expires.saturating_duration_since(now).as_secs() as i64,
             granted: lease.ttl,
-            keys: lease.keys.iter().cloned().collect(),
+            keys: lease.keys.iter().map(|key| Bytes::copy_from_slice(key)).collect(),
         })
     }
 
     /// Moves a key from one lease to another; 0 stands for none.
-    pub(super) fn reattach(&mut self, key: &Bytes, from: i64, to: i64) {
+    pub(super) fn reattach(&mut self, key: &Key, from: i64, to: i64) {
         if from == to {
             return;
         }

@@ -3,15 +3,16 @@
 //! [`durable`] stores, on a thread of its own.
 
 mod apply;
+mod changes;
 mod compaction;
 mod content;
 mod durable;
+mod encode;
 mod history;
 mod hub;
 mod lease;
 mod quota;
 mod range;
-mod revision;
 mod select;
 mod staged;
 mod state;

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
-use super::history::Version;
+use super::encode::{KeyValue, field_len, put_length, put_number};
+use super::history::{Key, Version};
 use super::range::KeyRange;
 use super::state::State;
 use crate::Error;
@@ -14,7 +14,7 @@ use crate::pb::{self, range_request::SortOrder, range_request::SortTarget};
 
 /// What a request selects, in the order of its answer.
 pub(super) struct Selection<'a> {
-    keys: Vec<(&'a Bytes, &'a Version)>,
+    keys: Vec<(&'a Key, &'a Version)>,
     /// All keys of the range, or those a filter of `limit` alone would have left.
     count: usize,
     more: bool,
@@ -82,51 +82,30 @@ impl State {
 impl Selection<'_> {
     /// As a message, without a header.
     pub(super) fn response(&self) -> pb::RangeResponse {
-        let value = |version: &Version| version.value.clone().filter(|_| !self.keys_only);
-        let kvs = self.keys.iter().map(|(key, version)| pb::KeyValue {
-            value: value(version).unwrap_or_default(),
-            ..version.key_value(key)
-        });
-        pb::RangeResponse { header: None, kvs: kvs.collect(), more: self.more, count: self.count as i64 }
+        let kv = |key, version: &Version| match self.keys_only {
+            true => Version { value: None, ..version.clone() }.key_value(key),
+            false => version.key_value(key),
+        };
+        let kvs = self.keys.iter().map(|(key, version)| kv(key, version)).collect();
+        pb::RangeResponse { header: None, kvs, more: self.more, count: self.count as i64 }
     }
 
     /// The encoded `RangeResponse` after `prefix` bytes of zero; the same bytes as of the message.
     pub(super) fn encode(&self, header: &pb::ResponseHeader, prefix: usize) -> BytesMut {
-        let sizes: Vec<usize> = self.keys.iter().map(|(key, version)| self.size(key, version)).collect();
-        let field = |size: usize| 1 + encoded_len_varint(size as u64) + size;
+        let kvs = self.keys.iter().map(|(key, version)| KeyValue::new(key, version, self.keys_only));
+        let kvs: Vec<_> = kvs.collect();
         let head = header.encoded_len();
-        let body: usize = sizes.iter().map(|size| field(*size)).sum();
-        let mut out = BytesMut::with_capacity(prefix + field(head) + body + 2 + 11);
+        let body: usize = kvs.iter().map(KeyValue::field_len).sum();
+        let mut out = BytesMut::with_capacity(prefix + field_len(head) + body + 2 + 11);
         out.put_bytes(0, prefix);
         put_length(&mut out, 1, head);
         header.encode_raw(&mut out);
-        for ((key, version), size) in self.keys.iter().zip(sizes) {
-            put_length(&mut out, 2, size);
-            put_bytes(&mut out, 1, key);
-            put_number(&mut out, 2, version.create_revision);
-            put_number(&mut out, 3, version.mod_revision);
-            put_number(&mut out, 4, version.version);
-            put_bytes(&mut out, 5, self.value(version));
-            put_number(&mut out, 6, version.lease);
+        for kv in kvs {
+            kv.put(2, &mut out);
         }
         put_number(&mut out, 3, i64::from(self.more));
         put_number(&mut out, 4, self.count as i64);
         out
-    }
-
-    fn value<'v>(&self, version: &'v Version) -> &'v [u8] {
-        version.value.as_deref().filter(|_| !self.keys_only).unwrap_or_default()
-    }
-
-    /// Bytes of one encoded `KeyValue`.
-    fn size(&self, key: &[u8], version: &Version) -> usize {
-        let bytes = |bytes: &[u8]| match bytes.len() {
-            0 => 0,
-            length => 1 + encoded_len_varint(length as u64) + length,
-        };
-        let number = |number: i64| if number == 0 { 0 } else { 1 + encoded_len_varint(number as u64) };
-        let numbers = [version.create_revision, version.mod_revision, version.version, version.lease];
-        bytes(key) + bytes(self.value(version)) + numbers.into_iter().map(number).sum::<usize>()
     }
 
     /// What the next page of the same listing will be asked for, and how many keys that has.
@@ -135,27 +114,6 @@ impl Selection<'_> {
         let start = [&last[..], &[0]].concat().into();
         let left = self.count.checked_sub(self.keys.len())?;
         Some((Page { start, end: request.range_end.clone(), at: self.at }, left))
-    }
-}
-
-// Fields of a message; what is empty or 0 is left out, as in proto3.
-
-fn put_length(out: &mut BytesMut, field: u32, length: usize) {
-    encode_key(field, WireType::LengthDelimited, out);
-    encode_varint(length as u64, out);
-}
-
-fn put_bytes(out: &mut BytesMut, field: u32, bytes: &[u8]) {
-    if !bytes.is_empty() {
-        put_length(out, field, bytes.len());
-        out.put_slice(bytes);
-    }
-}
-
-fn put_number(out: &mut BytesMut, field: u32, number: i64) {
-    if number != 0 {
-        encode_key(field, WireType::Varint, out);
-        encode_varint(number as u64, out);
     }
 }
 
@@ -233,8 +191,8 @@ impl Order {
         })
     }
 
-    fn sort(self, keys: &mut [(&Bytes, &Version)]) {
-        let compare = |(key, a): &(&Bytes, &Version), (other, b): &(&Bytes, &Version)| match self.target {
+    fn sort(self, keys: &mut [(&Key, &Version)]) {
+        let compare = |(key, a): &(&Key, &Version), (other, b): &(&Key, &Version)| match self.target {
             SortTarget::Key => key.cmp(other),
             SortTarget::Version => a.version.cmp(&b.version),
             SortTarget::Create => a.create_revision.cmp(&b.create_revision),

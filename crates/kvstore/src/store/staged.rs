@@ -136,7 +136,7 @@ impl Staged<'_> {
             log.admit(state, cost)?;
             Ok(apply::run(state, ops, |state, write| {
                 if state.commit(write) {
-                    log.push_with(state, || Entry::write(state.newest().expect("it was just committed")));
+                    log.push_write(state);
                 }
             }))
         })
@@ -224,7 +224,7 @@ impl Staged<'_> {
             let mut write = Write::default();
             let mut done = work(state, &mut write)?;
             if state.commit(write) {
-                log.push_with(state, || Entry::write(state.newest().expect("it was just committed")));
+                log.push_write(state);
             }
             header(&mut done, self.0.header_at(state.revision));
             Ok(done)
@@ -269,12 +269,15 @@ struct Logging<'a>(Option<&'a Log>);
 impl Logging<'_> {
     /// Queues a change that has led to this state.
     fn push(&self, state: &State, entry: Entry) {
-        self.push_with(state, || entry);
+        if let Some(log) = self.0 {
+            log.push(entry, state.revision);
+        }
     }
 
-    fn push_with(&self, state: &State, entry: impl FnOnce() -> Entry) {
-        if let Some(log) = self.0 {
-            log.push(entry(), state.revision);
+    /// Queues what was just committed.
+    fn push_write(&self, state: &State) {
+        if let (Some(log), Some(newest)) = (self.0, state.newest()) {
+            log.push(Entry::write(state, newest), state.revision);
         }
     }
 

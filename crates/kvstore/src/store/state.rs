@@ -1,27 +1,25 @@
 //! The multi-version state: keys, revisions, history. Pure; one writer at a time by `&mut`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::history::{History, Version};
+use super::changes::{Change, ChangeLog, Revision};
+use super::encode::{Encoded, Encoder};
+use super::history::{History, Key, Version};
 use super::hub::{Hub, Wakeups};
 use super::lease::Leases;
 use super::quota::Space;
 use super::range::KeyRange;
-use super::revision::Revision;
 use super::select::{Counts, Order};
-use crate::pb::{self, event::EventType};
+use crate::pb;
 use crate::{Error, StoreOptions};
-
-/// Revisions whose encoded events are kept for the watchers that are not far behind.
-const KEEP_ENCODED: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) options: StoreOptions,
-    keys: BTreeMap<Bytes, History>,
+    keys: BTreeMap<Key, History>,
     /// Revision of the last write; 1 in a new store, as in etcd.
     pub(super) revision: i64,
     /// Revision readers see: the last one that is durable, or simply the last one in memory.
@@ -30,39 +28,39 @@ pub(super) struct State {
     pub(super) compacted: i64,
     /// While an image of this revision is written, what it needs is not dropped.
     pub(super) pinned: Option<i64>,
-    /// The events of all revisions from `compacted` on, oldest first, without a gap.
-    log: VecDeque<Arc<Revision>>,
+    /// The changes of all revisions from `compacted` on.
+    log: ChangeLog,
     pub(super) leases: Leases,
     pub(super) hub: Hub,
     /// For listings in pages.
     pub(super) counts: Counts,
     /// Bytes of live keys and values.
     pub(super) live_bytes: i64,
-    /// Bytes of the logged events' keys and values.
-    log_bytes: i64,
+    /// Bytes of keys and values of older versions, and of tombstones.
+    old_bytes: i64,
     pub(super) space: Space,
     /// What the server keeps about users and roles, in its own form.
     pub(super) auth: Option<Bytes>,
 }
 
-/// The events of the write in progress.
+/// The changes of the write in progress.
 #[derive(Debug, Default)]
 pub(super) struct Write {
-    events: Vec<pb::Event>,
+    changes: Vec<Change>,
 }
 
 impl State {
     pub(super) fn new(options: StoreOptions) -> Self {
         Self {
             space: Space::new(options.quota_backend_bytes),
-            log_bytes: 0,
+            old_bytes: 0,
             options,
             keys: BTreeMap::new(),
             revision: 1,
             published: 1,
             compacted: 0,
             pinned: None,
-            log: VecDeque::new(),
+            log: ChangeLog::default(),
             leases: Leases::default(),
             hub: Hub::default(),
             counts: Counts::default(),
@@ -81,9 +79,9 @@ impl State {
         self.space.admit(self.total_bytes(), cost)
     }
 
-    /// Bytes of live keys and values and of the history.
+    /// Bytes of keys and values, live and old.
     pub(super) fn total_bytes(&self) -> i64 {
-        self.live_bytes + self.log_bytes
+        self.live_bytes + self.old_bytes
     }
 
     /// Keys there are, and those deleted but not compacted away.
@@ -91,7 +89,7 @@ impl State {
         self.keys.len()
     }
 
-    pub(super) fn visible(&self, range: &KeyRange, at: i64) -> impl Iterator<Item = (&Bytes, &Version)> {
+    pub(super) fn visible(&self, range: &KeyRange, at: i64) -> impl Iterator<Item = (&Key, &Version)> {
         range
             .bounds()
             .into_iter()
@@ -136,34 +134,29 @@ impl State {
         let revision = self.revision + 1;
         // What a request holds are slices of a network buffer many times larger, which they would
         // keep alive: the store copies what it keeps, and shares one copy of a key.
-        let entry = self.keys.entry(Bytes::copy_from_slice(&request.key));
+        let entry = self.keys.entry(Key::from(&request.key[..]));
         let key = entry.key().clone();
         let history = entry.or_default();
-        let previous = history.live().cloned();
-        // To a watcher the previous value is that of the revision before, also where the same
-        // transaction has deleted the key meanwhile.
-        let before = history.at(revision - 1).map(|seen| seen.key_value(&key));
-        let value = match &previous {
-            Some(old) if request.ignore_value => old.value.clone().unwrap_or_default(),
-            _ => Bytes::copy_from_slice(&request.value),
+        let previous = history.live();
+        let prev_kv = previous.filter(|_| request.prev_kv).map(|old| old.key_value(&key));
+        let value = match previous {
+            Some(old) if request.ignore_value => old.value.clone(),
+            _ => Some(Arc::from(&request.value[..])),
         };
-        let lease = match &previous {
-            Some(old) if request.ignore_lease => old.lease,
-            _ => request.lease,
-        };
+        let held_by = previous.map_or(0, |old| old.lease);
         let version = Version {
             mod_revision: revision,
-            create_revision: previous.as_ref().map_or(revision, |old| old.create_revision),
-            version: previous.as_ref().map_or(1, |old| old.version + 1),
-            lease,
-            value: Some(value),
+            create_revision: previous.map_or(revision, |old| old.create_revision),
+            version: previous.map_or(1, |old| old.version + 1),
+            lease: if request.ignore_lease { held_by } else { request.lease },
+            value,
         };
-        self.live_bytes += size(&key, &version) - previous.as_ref().map_or(0, |old| size(&key, old));
-        let kv = version.key_value(&key);
+        let replaced = previous.map_or(0, |old| old.size(&key));
+        self.live_bytes += version.size(&key) - replaced;
+        self.old_bytes += replaced;
+        self.leases.reattach(&key, held_by, version.lease);
         history.push(version);
-        self.leases.reattach(&key, previous.as_ref().map_or(0, |old| old.lease), lease);
-        let prev_kv = previous.filter(|_| request.prev_kv).map(|old| old.key_value(&key));
-        write.events.push(pb::Event { r#type: EventType::Put as i32, kv: Some(kv), prev_kv: before });
+        write.changes.push(Change { key, put: true });
         pb::PutResponse { header: None, prev_kv }
     }
 
@@ -174,7 +167,7 @@ impl State {
         write: &mut Write,
     ) -> pb::DeleteRangeResponse {
         let range = KeyRange::new(request.key.clone(), request.range_end.clone());
-        let doomed: Vec<Bytes> = self.visible(&range, i64::MAX).map(|(key, _)| key.clone()).collect();
+        let doomed: Vec<Key> = self.visible(&range, i64::MAX).map(|(key, _)| key.clone()).collect();
         let mut prev_kvs = Vec::new();
         for key in &doomed {
             let previous = self.delete(key, write);
@@ -186,34 +179,26 @@ impl State {
     }
 
     /// Deletes one key; its last value if it existed.
-    pub(super) fn delete(&mut self, key: &Bytes, write: &mut Write) -> Option<pb::KeyValue> {
-        let revision = self.revision + 1;
+    pub(super) fn delete(&mut self, key: &Key, write: &mut Write) -> Option<pb::KeyValue> {
         let history = self.keys.get_mut(key)?;
-        let old = history.live()?.clone();
-        // As in a put: what this transaction has put meanwhile is not what was there before.
-        let before = history.at(revision - 1).map(|seen| seen.key_value(key));
-        history.push(Version {
-            mod_revision: revision,
-            create_revision: 0,
-            version: 0,
-            lease: 0,
-            value: None,
-        });
-        self.live_bytes -= size(key, &old);
+        let old = history.live()?;
+        let (prev_kv, size) = (old.key_value(key), old.size(key));
         self.leases.reattach(key, old.lease, 0);
-        let prev_kv = Some(old.key_value(key));
-        let kv = Some(pb::KeyValue { key: key.clone(), mod_revision: revision, ..Default::default() });
-        write.events.push(pb::Event { r#type: EventType::Delete as i32, kv, prev_kv: before });
-        prev_kv
+        let tombstone = Version::tombstone(self.revision + 1);
+        self.live_bytes -= size;
+        self.old_bytes += size + tombstone.size(key);
+        history.push(tombstone);
+        write.changes.push(Change { key: key.clone(), put: false });
+        Some(prev_kv)
     }
 
     /// Ends a write: if it changed anything it becomes the next revision. True if it did.
     pub(super) fn commit(&mut self, write: Write) -> bool {
-        if write.events.is_empty() {
+        if write.changes.is_empty() {
             return false;
         }
         self.revision += 1;
-        self.push_log(self.revision, write.events);
+        self.log.push(self.revision, write.changes);
         if self.log.len() > self.options.history_revisions {
             let target = self.revision - (self.options.history_revisions / 2) as i64;
             self.forget(target.min(self.published));
@@ -221,26 +206,11 @@ impl State {
         true
     }
 
-    fn push_log(&mut self, revision: i64, events: Vec<pb::Event>) {
-        self.log_bytes += events_size(&events);
-        self.log.push_back(Arc::new(Revision::new(revision, events)));
-        if let Some(old) = self.log.len().checked_sub(KEEP_ENCODED + 1) {
-            self.log[old].forget_encoded();
-        }
-    }
-
     /// Puts back a key as it was when history began.
-    pub(super) fn restore_key(&mut self, kv: pb::KeyValue) {
-        let version = Version {
-            mod_revision: kv.mod_revision,
-            create_revision: kv.create_revision,
-            version: kv.version,
-            lease: kv.lease,
-            // Its own memory, not a slice of what was read.
-            value: Some(Bytes::copy_from_slice(&kv.value)),
-        };
-        let key = Bytes::copy_from_slice(&kv.key);
-        self.live_bytes += size(&key, &version);
+    pub(super) fn restore_key(&mut self, kv: &pb::KeyValue) {
+        let key = Key::from(&kv.key[..]);
+        let version = version_of(kv);
+        self.live_bytes += version.size(&key);
         self.leases.reattach(&key, 0, kv.lease);
         self.keys.entry(key).or_default().push(version);
     }
@@ -251,17 +221,33 @@ impl State {
         self.published = self.revision;
     }
 
-    /// Puts back the events of the revision that history begins with; its keys are there already.
-    pub(super) fn restore_first(&mut self, events: Vec<pb::Event>) {
-        self.push_log(self.revision, events);
+    /// Puts back the events of the revision that history begins with. Its keys are there already,
+    /// but not what the same revision has replaced or deleted.
+    pub(super) fn restore_first(&mut self, events: &[pb::Event]) {
+        let revision = self.revision;
+        let kvs = || events.iter().filter_map(|event| Some((event, event.kv.as_ref()?)));
+        let mut changes = Vec::with_capacity(events.len());
+        for (event, kv) in kvs() {
+            let entry = self.keys.entry(Key::from(&kv.key[..]));
+            let put = event.r#type == pb::event::EventType::Put as i32;
+            changes.push(Change { key: entry.key().clone(), put });
+            entry.or_default().undo(revision);
+        }
+        for ((_, kv), Change { key, put }) in kvs().zip(&changes) {
+            let version = if *put { version_of(kv) } else { Version::tombstone(revision) };
+            let history = self.keys.entry(key.clone()).or_default();
+            self.old_bytes += history.live().map_or(0, |replaced| replaced.size(key));
+            self.old_bytes += if *put { 0 } else { version.size(key) };
+            history.push(version);
+        }
+        self.log.push(revision, changes);
     }
 
     /// Lets readers see everything up to `revision`. The watchers to wake when the lock is free.
     pub(super) fn publish(&mut self, revision: i64) -> Wakeups {
         let mut wakeups = Wakeups::default();
-        let news = self.log.len() - usize::try_from(self.revision - self.published).unwrap_or(0);
-        for entry in self.log.range(news..).take_while(|entry| entry.revision <= revision) {
-            self.hub.mark(entry.revision, &entry.events, &mut wakeups);
+        for news in self.log.from(self.published + 1).take_while(|news| news.revision <= revision) {
+            self.hub.mark(news.revision, news, &mut wakeups);
         }
         self.published = revision;
         wakeups
@@ -282,6 +268,8 @@ impl State {
     /// Refuses readers below `revision` from now on, and drops the history they would need.
     fn forget(&mut self, revision: i64) {
         self.compacted = revision.max(self.compacted);
+        // What was before it is not shown any more.
+        self.log.encoded().forget(self.compacted);
         self.drop_below(self.pinned.map_or(self.compacted, |pinned| pinned.min(self.compacted)));
     }
 
@@ -294,33 +282,63 @@ impl State {
     /// Drops the history below `revision`. Only keys that changed since the last compaction can
     /// have anything to drop, and the log names them.
     fn drop_below(&mut self, revision: i64) {
-        while self.log.front().is_some_and(|entry| entry.revision < revision) {
-            let entry = self.log.pop_front().expect("the front was just seen");
-            self.log_bytes -= events_size(&entry.events);
-            for kv in entry.events.iter().filter_map(|event| event.kv.as_ref()) {
-                if self.keys.get_mut(&kv.key).is_some_and(|history| history.compact(revision)) {
-                    self.keys.remove(&kv.key);
-                }
-            }
+        while let Some(dropped) = self.log.pop_before(revision) {
+            self.old_bytes -= drop_versions(&mut self.keys, &dropped, revision);
+        }
+        if let Some(first) = self.log.first().filter(|first| first.revision == revision) {
+            self.old_bytes -= drop_versions(&mut self.keys, first, revision);
         }
     }
 
     /// The last logged revision.
-    pub(super) fn newest(&self) -> Option<&Arc<Revision>> {
-        self.log.back()
+    pub(super) fn newest(&self) -> Option<&Revision> {
+        self.log.last()
     }
 
     /// The logged revisions from `from` on.
     ///
     /// # Errors
-    /// [`Error::Compacted`] when events at or after `from` may be gone.
-    pub(super) fn log_from(&self, from: i64) -> Result<impl Iterator<Item = &Arc<Revision>>, Error> {
+    /// [`Error::Compacted`] when changes at or after `from` may be gone.
+    pub(super) fn log_from(&self, from: i64) -> Result<impl Iterator<Item = &Revision>, Error> {
         if from < self.compacted {
             return Err(Error::Compacted);
         }
-        let first = self.log.front().map_or(self.revision + 1, |entry| entry.revision);
-        let skip = usize::try_from(from - first).unwrap_or(0).min(self.log.len());
-        Ok(self.log.range(skip..))
+        Ok(self.log.from(from))
+    }
+
+    /// The logged revisions from `from` on, for whoever has pinned it.
+    pub(super) fn pinned_log(&self, from: i64) -> impl Iterator<Item = &Revision> {
+        self.log.from(from)
+    }
+
+    /// The events of a logged revision, encoded once for all watchers.
+    pub(super) fn encoded(&mut self, revision: i64, prev_kv: bool) -> Arc<Encoded> {
+        if let Some(encoded) = self.log.encoded().get(revision, prev_kv) {
+            return encoded;
+        }
+        let encoded = Arc::new(self.encode(revision, prev_kv));
+        self.log.encoded().keep(revision, prev_kv, encoded.clone());
+        encoded
+    }
+
+    fn encode(&self, revision: i64, prev_kv: bool) -> Encoded {
+        let changes = self.log.from(revision).next().map(|changes| &changes[..]).unwrap_or_default();
+        let mut encoder = Encoder::with_events(changes.len());
+        let tombstone = Version::tombstone(revision);
+        // As in etcd: what cannot be read any more is not shown as what was before either, and a new
+        // key has no value before, also where the same transaction has deleted one.
+        let readable = prev_kv && revision > self.compacted;
+        for change in changes {
+            let now = self.put_by(change, revision).unwrap_or(&tombstone);
+            let before = Some(&change.key).filter(|_| readable && now.create_revision != revision);
+            encoder.add(&change.key, now, before.and_then(|key| self.keys.get(key)?.at(revision - 1)));
+        }
+        encoder.finish()
+    }
+
+    /// What a change of a logged revision has put; `None` for a delete.
+    pub(super) fn put_by(&self, change: &Change, revision: i64) -> Option<&Version> {
+        self.keys.get(&change.key).filter(|_| change.put)?.put_at(revision)
     }
 
     /// Deletes the keys of a lease in one revision and forgets it.
@@ -335,9 +353,9 @@ impl State {
 }
 
 impl Write {
-    /// Whether anything has been written yet.
+    /// Whether anything has been changed yet.
     pub(super) fn pending(&self) -> bool {
-        !self.events.is_empty()
+        !self.changes.is_empty()
     }
 }
 
@@ -355,10 +373,25 @@ pub(super) fn check_put_form(request: &pb::PutRequest) -> Result<(), Error> {
     Ok(())
 }
 
-fn events_size(events: &[pb::Event]) -> i64 {
-    events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| (kv.key.len() + kv.value.len()) as i64).sum()
+fn version_of(kv: &pb::KeyValue) -> Version {
+    Version {
+        mod_revision: kv.mod_revision,
+        create_revision: kv.create_revision,
+        version: kv.version,
+        lease: kv.lease,
+        value: Some(Arc::from(&kv.value[..])),
+    }
 }
 
-fn size(key: &Bytes, version: &Version) -> i64 {
-    (key.len() + version.value.as_ref().map_or(0, Bytes::len)) as i64
+/// Drops what nobody from `revision` on can see of the keys that changed; how many bytes that were.
+fn drop_versions(keys: &mut BTreeMap<Key, History>, changed: &[Change], revision: i64) -> i64 {
+    let mut bytes = 0;
+    for Change { key, .. } in changed {
+        let Some(history) = keys.get_mut(key) else { continue };
+        bytes += history.compact(revision).map(|version| version.size(key)).sum::<i64>();
+        if history.is_empty() {
+            keys.remove(key);
+        }
+    }
+    bytes
 }

@@ -10,14 +10,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use prost::Message;
 use tokio_stream::Stream;
 
 use super::Store;
+use super::changes::Change;
+use super::encode::Encoded;
 use super::hub::{Inbox, Slot};
 use super::range::KeyRange;
-use super::revision::Revision;
 use super::state::State;
-use crate::pb::{self, event::EventType};
+use crate::pb;
 
 /// Revisions a watcher looks at in one go, so that one far behind does not hold the lock for long.
 const SCAN: usize = 1024;
@@ -89,7 +91,60 @@ pub(crate) struct Events {
     /// Everything up to this revision has now been handed out.
     pub(crate) revision: i64,
     /// Each has an event for the watcher.
-    entries: Vec<Arc<Revision>>,
+    parts: Vec<Part>,
+}
+
+impl Events {
+    /// Calls `each` with the events in order, each encoded as a field of a `WatchResponse`; several at
+    /// once where they lie together and `together` allows it. How many events they are.
+    pub(crate) fn encoded(&self, together: bool, mut each: impl FnMut(&[u8])) -> usize {
+        self.parts.iter().map(|part| part.fields(together, &mut each)).sum()
+    }
+}
+
+/// The events of a revision, and which of them the watcher wants.
+#[derive(Debug)]
+struct Part {
+    encoded: Arc<Encoded>,
+    wanted: Wanted,
+}
+
+#[derive(Debug)]
+enum Wanted {
+    /// All of so many.
+    All(usize),
+    /// Those of these numbers.
+    Some(Vec<usize>),
+}
+
+impl Part {
+    /// Calls `each` with the wanted events in order, each encoded as a field of a `WatchResponse`;
+    /// all at once where they lie together and `together` allows it. How many events they are.
+    fn fields(&self, together: bool, mut each: impl FnMut(&[u8])) -> usize {
+        match &self.wanted {
+            Wanted::All(count) if together => {
+                each(self.encoded.whole());
+                *count
+            }
+            Wanted::All(count) => {
+                (0..*count).for_each(|n| each(self.encoded.event(n)));
+                *count
+            }
+            Wanted::Some(numbers) => {
+                numbers.iter().for_each(|n| each(self.encoded.event(*n)));
+                numbers.len()
+            }
+        }
+    }
+
+    /// The wanted events in order.
+    fn messages(&self) -> Vec<pb::Event> {
+        let message = |n| pb::Event::decode(self.encoded.message(n)).expect("it was encoded here");
+        match &self.wanted {
+            Wanted::All(count) => (0..*count).map(message).collect(),
+            Wanted::Some(numbers) => numbers.iter().copied().map(message).collect(),
+        }
+    }
 }
 
 impl Watcher {
@@ -132,13 +187,9 @@ impl Watcher {
     /// # Errors
     /// [`WatchError::Compacted`]; the watcher is of no use after it.
     pub fn poll_now(&mut self) -> Result<Option<WatchBatch>, WatchError> {
-        Ok(self.take()?.map(|batch| {
-            let events = batch.entries.iter().flat_map(|entry| &entry.events);
-            let events = events.filter(|event| self.wants(event)).map(|event| pb::Event {
-                prev_kv: event.prev_kv.clone().filter(|_| self.options.prev_kv),
-                ..event.clone()
-            });
-            WatchBatch { revision: batch.revision, events: events.collect() }
+        Ok(self.take()?.map(|batch| WatchBatch {
+            revision: batch.revision,
+            events: batch.parts.iter().flat_map(Part::messages).collect(),
         }))
     }
 
@@ -146,8 +197,8 @@ impl Watcher {
     pub(crate) fn take(&mut self) -> Result<Option<Events>, WatchError> {
         while self.slot.pending() != 0 {
             // One look at a time, so that others get the lock between two.
-            let state = self.store.lock();
-            if let Some(events) = self.look(&state)? {
+            let mut state = self.store.lock();
+            if let Some(events) = self.look(&mut state)? {
                 return Ok(Some(events));
             }
         }
@@ -155,58 +206,41 @@ impl Watcher {
     }
 
     /// Looks at the next revisions, up to a bound in number and size, and moves on past them.
-    fn look(&self, state: &State) -> Result<Option<Events>, WatchError> {
-        let from = self.slot.pending().max(self.start);
-        let log =
-            state.log_from(from).map_err(|_| WatchError::Compacted { compact_revision: state.compacted })?;
-        let log = log.take_while(|entry| entry.revision <= state.published);
-        let (mut entries, mut size, mut left) = (Vec::new(), 0, SCAN);
-        // There need not be an entry: the first revision of a store is a write of nobody's.
-        let mut seen = state.published;
-        for entry in log {
-            if left == 0 || size >= BATCH {
-                seen = entry.revision - 1;
+    fn look(&self, state: &mut State) -> Result<Option<Events>, WatchError> {
+        let compacted = WatchError::Compacted { compact_revision: state.compacted };
+        let mut next = self.slot.pending().max(self.start);
+        let (mut parts, mut size, mut left) = (Vec::new(), 0, SCAN);
+        loop {
+            // There need not be an entry: the first revision of a store is a write of nobody's.
+            let Some(entry) = state.log_from(next).map_err(|_| compacted)?.next() else { break };
+            if entry.revision > state.published || left == 0 || size >= BATCH {
                 break;
             }
-            left -= 1;
-            if entry.events.iter().any(|event| self.wants(event)) {
-                size += entry.size();
-                entries.push(entry.clone());
-            }
+            (next, left) = (entry.revision + 1, left - 1);
+            let Some(wanted) = self.wanted(entry) else { continue };
+            let encoded = state.encoded(entry.revision, self.options.prev_kv);
+            let part = Part { encoded, wanted };
+            part.fields(true, |bytes| size += bytes.len());
+            parts.push(part);
         }
+        let seen = if left == 0 || size >= BATCH { next - 1 } else { state.published };
         self.slot.set_pending(if seen < state.published { seen + 1 } else { 0 });
-        Ok((!entries.is_empty()).then_some(Events { revision: seen, entries }))
+        Ok((!parts.is_empty()).then_some(Events { revision: seen, parts }))
     }
 
-    /// Calls `each` with the wanted events of a batch in order, each encoded as a field of a
-    /// `WatchResponse`; several at once where they lie together. How many events they are.
-    pub(crate) fn encoded(
-        &self,
-        batch: &Events,
-        whole_revisions: bool,
-        mut each: impl FnMut(&[u8]),
-    ) -> usize {
-        let mut events = 0;
-        for entry in &batch.entries {
-            let encoded = entry.encoded(self.options.prev_kv);
-            if whole_revisions && entry.events.iter().all(|event| self.wants(event)) {
-                each(encoded.whole());
-                events += entry.events.len();
-                continue;
-            }
-            let wanted = entry.events.iter().enumerate().filter(|(_, event)| self.wants(event));
-            for (n, _) in wanted {
-                each(encoded.event(n));
-                events += 1;
-            }
+    /// Which of the changes are wanted, if any.
+    fn wanted(&self, changes: &[Change]) -> Option<Wanted> {
+        if changes.iter().all(|change| self.wants(change)) {
+            return Some(Wanted::All(changes.len()));
         }
-        events
+        let numbered = changes.iter().enumerate();
+        let wanted: Vec<_> = numbered.filter(|(_, change)| self.wants(change)).map(|(n, _)| n).collect();
+        (!wanted.is_empty()).then_some(Wanted::Some(wanted))
     }
 
-    fn wants(&self, event: &pb::Event) -> bool {
-        let put = event.r#type == EventType::Put as i32;
-        let unwanted = if put { self.options.no_put } else { self.options.no_delete };
-        !unwanted && event.kv.as_ref().is_some_and(|kv| self.options.range.contains(&kv.key))
+    fn wants(&self, change: &Change) -> bool {
+        let unwanted = if change.put { self.options.no_put } else { self.options.no_delete };
+        !unwanted && self.options.range.contains(&change.key)
     }
 }
 

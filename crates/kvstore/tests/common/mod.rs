@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use causeway_kvstore::auth::Auth;
 use causeway_kvstore::pb::{
-    StatusRequest, auth_client::AuthClient, cluster_client::ClusterClient, kv_client::KvClient,
-    lease_client::LeaseClient, maintenance_client::MaintenanceClient, watch_client::WatchClient,
+    MemberListRequest, StatusRequest, auth_client::AuthClient, cluster_client::ClusterClient,
+    kv_client::KvClient, lease_client::LeaseClient, maintenance_client::MaintenanceClient,
+    watch_client::WatchClient,
 };
 use causeway_kvstore::server::{Access, Server};
 use causeway_kvstore::{Store, StoreOptions};
@@ -58,9 +59,7 @@ impl Target {
             let mut etcd = Etcd::start();
             while !etcd.ended() {
                 if let Ok(channel) = channel(&etcd.address).await {
-                    let health = MaintenanceClient::new(channel.clone()).status(StatusRequest {}).await;
-                    // Until it has elected itself it serves, but writes fail.
-                    if health.is_ok_and(|h| h.get_ref().leader != 0) {
+                    if etcd.serves(channel.clone()).await {
                         return Self {
                             address: etcd.address.clone(),
                             channel,
@@ -121,6 +120,7 @@ async fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
 }
 
 struct Etcd {
+    name: String,
     address: String,
     child: Child,
     _data: tempfile::TempDir,
@@ -131,21 +131,35 @@ impl Etcd {
         require("etcd");
         let data = data_dir();
         let [client, peer] = free_ports();
+        let name = format!("reference-{}-{client}-{peer}", std::process::id());
         let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
         // setpriv lets it end with the thread that started it, even if the test is killed.
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "etcd", "--name=reference", "--log-level=error"])
+            .args(["--pdeathsig", "KILL", "etcd", "--log-level=error"])
+            .arg(format!("--name={name}"))
             .arg(format!("--data-dir={}", data.path().display()))
             .args([format!("--listen-client-urls={client}"), format!("--advertise-client-urls={client}")])
             .args([format!("--listen-peer-urls={peer}"), format!("--initial-advertise-peer-urls={peer}")])
-            .arg(format!("--initial-cluster=reference={peer}"))
+            .arg(format!("--initial-cluster={name}={peer}"))
             .env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("setpriv is missing: apt-get install -y util-linux");
-        Self { address: client.trim_start_matches("http://").to_owned(), child, _data: data }
+        Self { name, address: client.trim_start_matches("http://").to_owned(), child, _data: data }
+    }
+
+    /// Whether it is this one that answers, and not another that has taken its port meanwhile, and it
+    /// takes writes, which it does only once it has elected itself.
+    async fn serves(&self, channel: Channel) -> bool {
+        let request = MemberListRequest::default();
+        let members = ClusterClient::new(channel.clone()).member_list(request).await;
+        let own = members.is_ok_and(|list| list.get_ref().members.iter().any(|m| m.name == self.name));
+        own && MaintenanceClient::new(channel)
+            .status(StatusRequest {})
+            .await
+            .is_ok_and(|health| health.get_ref().leader != 0)
     }
 
     fn ended(&mut self) -> bool {

@@ -5,6 +5,7 @@ use super::conformance;
 conformance!(
     many_watches_on_one_stream,
     from_the_past_with_previous_values,
+    previous_values_in_one_transaction,
     whole_transactions_in_order,
     filters,
     compacted_starts,
@@ -143,6 +144,41 @@ mod cases {
         }
         seen.sort();
         assert_eq!(seen, [(false, "p=4".into()), (false, "p=5".into()), (true, "p=5".into())]);
+    }
+
+    pub(super) async fn previous_values_in_one_transaction(t: Target) {
+        let mut kv = t.kv();
+        kv.put(put("q", "old")).await.unwrap();
+        // Everything from a key on may be deleted before a put of it, and a nested delete may follow
+        // a nested put.
+        let from = pb::DeleteRangeRequest { range_end: vec![0].into(), ..delete("q") };
+        let nested = |request| {
+            let txn = pb::TxnRequest { success: vec![op(request)], ..Default::default() };
+            op(Op::RequestTxn(txn))
+        };
+        let success = [
+            vec![op(Op::RequestDeleteRange(from)), op(Op::RequestPut(put("q", "new")))],
+            vec![nested(Op::RequestPut(put("q", "newer"))), nested(Op::RequestDeleteRange(delete("q")))],
+        ];
+        let mut first = 0;
+        for success in success {
+            let done = kv.txn(pb::TxnRequest { success, ..Default::default() }).await.unwrap().into_inner();
+            let revision = done.header.unwrap().revision;
+            first = if first == 0 { revision } else { first };
+        }
+        let shown = |events: &[pb::Event]| -> Vec<_> {
+            let value = |kv: &pb::KeyValue| String::from_utf8(kv.value.to_vec()).unwrap();
+            let before = events.iter().map(|e| e.prev_kv.as_ref().map(value).unwrap_or_default());
+            text(events)
+                .into_iter()
+                .zip(before)
+                .map(|(event, before)| format!("{event} ({before})"))
+                .collect()
+        };
+        let want = ["q gone (old)", "q=new ()", "q=newer (new)", "q gone (new)"];
+        let all = pb::WatchCreateRequest { start_revision: first, prev_kv: true, ..watch(get("q")) };
+        let (mut stream, created) = Stream::open(&t, all).await;
+        assert_eq!(shown(&stream.events(created.watch_id, 4).await), want);
     }
 
     pub(super) async fn whole_transactions_in_order(t: Target) {

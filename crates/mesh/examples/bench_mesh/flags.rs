@@ -8,7 +8,8 @@ use causeway_kvstore::client::{Client, ClientConfig};
 use super::Failure;
 
 /// Every name there is: a misspelt one must not measure something else.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 14] = [
+    "causeway",
     "clusters",
     "dest",
     "endpoints",
@@ -16,8 +17,10 @@ const NAMES: [&str; 11] = [
     "in-flight",
     "listen",
     "nodes",
+    "peers",
     "pids",
     "rate",
+    "rates",
     "secs",
     "source",
 ];

@@ -9,6 +9,7 @@ use causeway_model::{
     Node, NodeAddress, NumericIdentity, PodRef,
 };
 use futures::{TryStreamExt, stream};
+use ipnet::IpNet;
 use serde_json::json;
 
 use super::{Failure, Flags};
@@ -23,6 +24,8 @@ pub(crate) struct Shape {
     pub(crate) nodes: u32,
     pub(crate) identities: u32,
     pub(crate) endpoints: u32,
+    /// Under which prefixes: those of a cache, or those of each cluster's own store.
+    pub(crate) layout: Layout,
 }
 
 /// The cluster that reads all others.
@@ -47,6 +50,7 @@ impl Shape {
             nodes: number("nodes", 100)?,
             identities: number("identities", 100)?,
             endpoints: number("endpoints", 1000)?,
+            layout: Layout::Cached,
         })
     }
 
@@ -59,20 +63,18 @@ impl Shape {
         (1..=self.clusters).map(|n| info(&format!("cls-{n:03}"), n))
     }
 
-    fn identity(self, of: &ClusterInfo, n: u32) -> NumericIdentity {
+    /// The number of an identity.
+    pub(crate) fn identity(self, of: &ClusterInfo, n: u32) -> NumericIdentity {
         NumericIdentity(of.id.identities(of.max_clusters).start().0 + 256 + n % self.identities.max(1))
     }
 
     /// An endpoint as changed for the `version`th time: its key, and its value.
     pub(crate) fn endpoint(self, of: &ClusterInfo, n: u32, version: u64) -> (String, Bytes) {
-        let (high, low) = (of.id.get() / 256, of.id.get() % 256);
         let pod = PodRef { namespace: "default".into(), name: format!("deployment-{n}-v{version}") };
-        write(
+        self.write(
             of,
             Entry::Address(IpEntry {
-                prefix: format!("{}.{low}.{}.{}/32", 10 + high, n / 250, n % 250 + 1)
-                    .parse()
-                    .expect("an address"),
+                prefix: address(of, n),
                 identity: self.identity(of, n),
                 host_ip: Some(node_ip(of, n % self.nodes.max(1))),
                 key_index: 0,
@@ -81,26 +83,93 @@ impl Shape {
         )
     }
 
+    /// A node as changed for the `version`th time.
+    pub(crate) fn node(self, of: &ClusterInfo, n: u32, version: u64) -> (String, Bytes) {
+        let address = |kind, ip| NodeAddress { kind, ip };
+        let (high, low) = (of.id.get() / 256, of.id.get() % 256);
+        let pods = format!("{}.{low}.{}.0/24", 10 + high, n % 256).parse().expect("a network");
+        let node = Node {
+            name: node_name(of, n),
+            cluster: of.name.clone(),
+            cluster_id: of.id,
+            addresses: vec![address(AddressType::InternalIP, node_ip(of, n))],
+            pod_cidrs: vec![pods],
+            health_v4: None,
+            health_v6: None,
+            ingress_v4: None,
+            ingress_v6: None,
+            encryption_key: 0,
+            labels: [("kubernetes.io/hostname".to_owned(), format!("worker-{n:04}-v{version}"))].into(),
+            annotations: Default::default(),
+            wireguard_pub_key: String::new(),
+            boot_id: "3b7c5a1e-8f0d-4b32-9a4d-77aa00000001".into(),
+        };
+        self.write(of, Entry::Node(node))
+    }
+
+    /// An identity as changed for the `version`th time.
+    pub(crate) fn labelled(self, of: &ClusterInfo, n: u32, version: u64) -> (String, Bytes) {
+        let text = format!(
+            "k8s:app=app-{n}-v{version};k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=default;\
+             k8s:io.cilium.k8s.policy.cluster={};k8s:io.cilium.k8s.policy.serviceaccount=default;\
+             k8s:io.kubernetes.pod.namespace=default;",
+            of.name
+        );
+        let id = self.identity(of, n);
+        self.write(of, Entry::Identity(Identity { id, labels: Labels::parse(&text) }))
+    }
+
     /// All data of a cluster.
-    fn data(self, of: ClusterInfo) -> impl Iterator<Item = (String, Bytes)> {
+    pub(crate) fn data(self, of: ClusterInfo) -> impl Iterator<Item = (String, Bytes)> {
         let (owner, other) = (of.clone(), of.clone());
-        let nodes = (0..self.nodes).map(move |n| node(&owner, n));
-        let identities = (0..self.identities).map(move |n| {
-            let text = format!(
-                "k8s:app=app-{n};k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=default;\
-                 k8s:io.cilium.k8s.policy.cluster={};k8s:io.cilium.k8s.policy.serviceaccount=default;\
-                 k8s:io.kubernetes.pod.namespace=default;",
-                other.name
-            );
-            let id = self.identity(&other, n);
-            write(&other, Entry::Identity(Identity { id, labels: Labels::parse(&text) }))
-        });
+        let nodes = (0..self.nodes).map(move |n| self.node(&owner, n, 0));
+        let identities = (0..self.identities).map(move |n| self.labelled(&other, n, 0));
         let endpoints = (0..self.endpoints).map(move |n| self.endpoint(&of, n, 0));
         nodes.chain(identities).chain(endpoints)
     }
+
+    /// The key and value of the cluster's configuration.
+    pub(crate) fn config(self, of: &ClusterInfo) -> (String, Bytes) {
+        let config = ClusterConfig {
+            id: of.id.get(),
+            synced_canaries: true,
+            cached: self.layout == Layout::Cached,
+            max_connected_clusters: of.max_clusters.max_id(),
+            service_exports_enabled: Some(false),
+        };
+        (keys::cluster_config(&of.name), Bytes::from(config::encode(&config)))
+    }
+
+    /// The keys and values that say that everything is there.
+    pub(crate) fn markers(self, of: &ClusterInfo) -> [(String, Bytes); 5] {
+        Kind::ALL.map(|kind| (keys::marker(&of.name, self.layout, kind), Bytes::from("2026-01-01T00:00:00Z")))
+    }
+
+    fn write(self, of: &ClusterInfo, entry: Entry) -> (String, Bytes) {
+        let kind = match entry {
+            Entry::Node(_) => Kind::Nodes,
+            Entry::Service(_) => Kind::Services,
+            Entry::Export(_) => Kind::ServiceExports,
+            Entry::Identity(_) => Kind::Identities,
+            Entry::Address(_) => Kind::Ip,
+        };
+        let (suffix, value) = entry.encode();
+        (keys::prefix(self.layout, kind, &of.name) + &suffix, value.into())
+    }
 }
 
-/// The version in a value of [`Shape::endpoint`].
+/// The address of an endpoint.
+pub(crate) fn address(of: &ClusterInfo, n: u32) -> IpNet {
+    let (high, low) = (of.id.get() / 256, of.id.get() % 256);
+    format!("{}.{low}.{}.{}/32", 10 + high, n / 250, n % 250 + 1).parse().expect("an address")
+}
+
+/// The name of a node.
+pub(crate) fn node_name(of: &ClusterInfo, n: u32) -> String {
+    format!("{}-worker-{n:04}", of.name)
+}
+
+/// The version in a value of [`Shape::endpoint`], [`Shape::node`] or [`Shape::labelled`].
 pub(crate) fn version(value: &[u8]) -> Option<u64> {
     let at = value.windows(2).rposition(|pair| pair == b"-v")?;
     let digits = value[at + 2..].iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -111,64 +180,14 @@ fn node_ip(of: &ClusterInfo, n: u32) -> std::net::IpAddr {
     std::net::Ipv4Addr::from(0xac10_0000 + of.id.get() * 1024 + n).into()
 }
 
-fn node(of: &ClusterInfo, n: u32) -> (String, Bytes) {
-    let address = |kind, ip| NodeAddress { kind, ip };
-    let pods = format!("10.{}.{}.0/24", of.id.get() % 256, n % 256).parse().expect("a network");
-    write(
-        of,
-        Entry::Node(Node {
-            name: format!("{}-worker-{n:04}", of.name),
-            cluster: of.name.clone(),
-            cluster_id: of.id,
-            addresses: vec![address(AddressType::InternalIP, node_ip(of, n))],
-            pod_cidrs: vec![pods],
-            health_v4: None,
-            health_v6: None,
-            ingress_v4: None,
-            ingress_v6: None,
-            encryption_key: 0,
-            labels: [("kubernetes.io/hostname".to_owned(), format!("worker-{n:04}"))].into(),
-            annotations: Default::default(),
-            wireguard_pub_key: String::new(),
-            boot_id: "3b7c5a1e-8f0d-4b32-9a4d-77aa00000001".into(),
-        }),
-    )
-}
-
-fn write(of: &ClusterInfo, entry: Entry) -> (String, Bytes) {
-    let kind = match entry {
-        Entry::Node(_) => Kind::Nodes,
-        Entry::Service(_) => Kind::Services,
-        Entry::Export(_) => Kind::ServiceExports,
-        Entry::Identity(_) => Kind::Identities,
-        Entry::Address(_) => Kind::Ip,
-    };
-    let (suffix, value) = entry.encode();
-    (keys::prefix(Layout::Cached, kind, &of.name) + &suffix, value.into())
-}
-
 /// Writes the whole mesh: configurations, data, then the markers.
 pub(crate) async fn fill(flags: &Flags) -> Result<(), Failure> {
     let shape = Shape::of(flags)?;
     let client = flags.client("source").await?;
-    let announced = |of: ClusterInfo| {
-        let config = ClusterConfig {
-            id: of.id.get(),
-            synced_canaries: true,
-            cached: true,
-            max_connected_clusters: of.max_clusters.max_id(),
-            service_exports_enabled: Some(false),
-        };
-        (keys::cluster_config(&of.name), Bytes::from(config::encode(&config)))
-    };
-    let markers = |of: ClusterInfo| {
-        Kind::ALL
-            .map(|kind| (keys::marker(&of.name, Layout::Cached, kind), Bytes::from("2026-01-01T00:00:00Z")))
-    };
     client.put(keys::HEARTBEAT, "2026-01-01T00:00:00Z", 0).await?;
-    put_all(&client, shape.all().map(announced)).await?;
+    put_all(&client, shape.all().map(|of| shape.config(&of))).await?;
     put_all(&client, shape.all().flat_map(|of| shape.data(of))).await?;
-    put_all(&client, shape.all().flat_map(markers)).await?;
+    put_all(&client, shape.all().flat_map(|of| shape.markers(&of))).await?;
     println!("{}", json!({ "keys": shape.keys() }));
     Ok(())
 }

@@ -4,23 +4,28 @@
 //! since. So the same code that replays a log replays a snapshot, and all that can be derived from
 //! the changes (versions, previous values, attached leases, sizes) is not kept twice.
 
-use std::sync::Arc;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
 use super::super::Core;
+use super::super::changes::Revision;
 use super::super::content::Pages;
-use super::super::revision::Revision;
+use super::super::history::Key;
 use super::super::state::State;
-use super::record::{Entry, Events, Granted, Written};
+use super::record::{Entry, Granted, Written};
 use crate::pb;
 
-/// What a snapshot needs of a moment; the keys are read later, a page at a time.
+/// Changes read while the store is locked.
+const PAGE: usize = 1000;
+
+/// What a snapshot needs of a moment; keys and history are read later, a page at a time.
 #[derive(Debug)]
 pub(super) struct Image {
     /// The revision its history begins with. It is pinned until the snapshot is written.
     pub(super) compacted: i64,
-    history: Vec<Arc<Revision>>,
+    /// The revision its history ends with.
+    last: i64,
     leases: Vec<(i64, i64)>,
     alarm: bool,
     auth: Option<Bytes>,
@@ -30,10 +35,9 @@ impl Image {
     /// The state of this moment.
     pub(super) fn take(state: &mut State) -> Self {
         state.pinned = Some(state.compacted);
-        let history = state.log_from(state.compacted).expect("what is not compacted is there");
         Self {
             compacted: state.compacted,
-            history: history.cloned().collect(),
+            last: state.revision,
             leases: state.leases.granted(),
             alarm: state.space.alarm(),
             auth: state.auth.clone(),
@@ -53,15 +57,31 @@ impl Image {
         while let Some(page) = pages.next() {
             page.into_iter().try_for_each(|kv| each(Entry::Key(kv)))?;
         }
-        for revision in self.history {
-            each(match revision.revision == self.compacted {
-                true => Entry::First(Events { events: revision.events.clone() }),
-                false => Entry::write(&revision),
-            })?;
+        let mut next = self.compacted;
+        loop {
+            let page = history(&core.lock(), self.compacted, next..=self.last);
+            let Some((last, _)) = page.last() else { break };
+            next = last + 1;
+            page.into_iter().try_for_each(|(_, entry)| each(entry))?;
         }
         self.auth.map_or(Ok(()), |auth| each(Entry::Auth(auth)))?;
         each(Entry::Alarm(self.alarm))
     }
+}
+
+/// The first of these revisions, as many as make a page, of a history that begins with `first`.
+fn history(state: &State, first: i64, revisions: RangeInclusive<i64>) -> Vec<(i64, Entry)> {
+    let mut changes = 0;
+    let logged = state.pinned_log(*revisions.start()).take_while(|logged| {
+        let before = changes;
+        changes += logged.len();
+        revisions.contains(&logged.revision) && before < PAGE
+    });
+    let entry = |logged: &Revision| match logged.revision == first {
+        true => Entry::first(state, logged),
+        false => Entry::write(state, logged),
+    };
+    logged.map(|logged| (logged.revision, entry(logged))).collect()
 }
 
 impl State {
@@ -84,8 +104,8 @@ impl State {
             }
             Entry::Alarm(raised) => drop(self.space.set_alarm(raised)),
             Entry::Auth(auth) => self.auth = Some(auth),
-            Entry::Key(kv) => self.restore_key(kv),
-            Entry::First(Events { events }) => self.restore_first(events),
+            Entry::Key(kv) => self.restore_key(&kv),
+            Entry::First(first) => self.restore_first(&first.events),
             Entry::Meta(_) | Entry::End(_) => return Err("a record that belongs elsewhere"),
         }
         self.published = self.revision;
@@ -104,9 +124,10 @@ impl State {
                     let put = pb::PutRequest { key: change.key, value, lease, ..Default::default() };
                     self.put(put, &mut write);
                 }
-                None => {
-                    drop(self.delete(&change.key, &mut write).ok_or("a key is deleted that is not there")?)
-                }
+                None => drop(
+                    self.delete(&Key::from(&change.key[..]), &mut write)
+                        .ok_or("a key is deleted that is not there")?,
+                ),
             }
         }
         self.commit(write);

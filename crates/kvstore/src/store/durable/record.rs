@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::super::revision::Revision;
+use super::super::changes::{self, Revision};
+use super::super::history::Version;
+use super::super::state::State;
 use crate::pb::{self, event::EventType};
 
 /// The version of everything in this module.
@@ -100,14 +102,29 @@ pub(in super::super) struct Events {
 }
 
 impl Entry {
-    pub(in super::super) fn write(revision: &Revision) -> Self {
-        let change = |event: &pb::Event| {
-            let kv = event.kv.clone().unwrap_or_default();
-            let put = event.r#type == EventType::Put as i32;
-            Change { key: kv.key, value: put.then_some(kv.value), lease: kv.lease }
+    /// What a logged revision of this state has written.
+    pub(in super::super) fn write(state: &State, revision: &Revision) -> Self {
+        let change = |change: &changes::Change| {
+            let put = state.put_by(change, revision.revision);
+            Change {
+                key: Bytes::copy_from_slice(&change.key),
+                value: put.map(|version| Bytes::copy_from_slice(version.value())),
+                lease: put.map_or(0, |version| version.lease),
+            }
         };
-        let changes = revision.events.iter().map(change).collect();
+        let changes = revision.iter().map(change).collect();
         Self::Write(Written { revision: revision.revision, changes })
+    }
+
+    /// The events of a logged revision of this state, without what was before.
+    pub(super) fn first(state: &State, revision: &Revision) -> Self {
+        let gone = Version::tombstone(revision.revision);
+        let event = |change: &changes::Change| pb::Event {
+            r#type: if change.put { EventType::Put } else { EventType::Delete } as i32,
+            kv: Some(state.put_by(change, revision.revision).unwrap_or(&gone).key_value(&change.key)),
+            prev_kv: None,
+        };
+        Self::First(Events { events: revision.iter().map(event).collect() })
     }
 
     pub(in super::super) fn grant(id: i64, ttl: i64) -> Self {

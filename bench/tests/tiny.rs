@@ -1,0 +1,56 @@
+//! Every row of the store and the mesh still runs, end to end, in its tiniest form. Nothing is said about speed.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The rows that need no more than the loopback.
+const ROWS: [&str; 10] = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "SERVICE", "BURST", "SCALE"];
+
+/// Where the workspace's executables are: the folder of ours.
+fn built() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_causeway-bench")).parent().expect("an executable is in a folder")
+}
+
+#[test]
+fn every_row_runs() {
+    for name in ["causeway", "examples/bench_store", "examples/bench_mesh", "examples/bench_burst"] {
+        let path = built().join(name);
+        assert!(path.exists(), "{} is missing: cargo build --workspace --bins --examples", path.display());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let results = dir.path().join("new").join("results.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_causeway-bench"))
+        .args(["--tiny", "--only", &ROWS.join(",")])
+        .arg("--bin-dir")
+        .arg(built())
+        .arg("--debug-dir")
+        .arg(built())
+        .arg("--results")
+        .arg(&results)
+        .output()
+        .unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}\n{errors}");
+    assert!(text.contains(results.to_str().unwrap()), "{text}");
+
+    let rows: Vec<Value> = serde_json::from_slice(&std::fs::read(&results).unwrap()).unwrap();
+    for id in ROWS {
+        assert!(rows.iter().any(|row| row["id"] == id), "{id} has no row");
+    }
+    for row in &rows {
+        let (case, ours) = (row["case"].as_str().unwrap(), row["ours"].as_f64());
+        assert!(text.contains(case), "{case} is not in the table");
+        // JSON has no infinity; a number that was none is null.
+        assert!(ours.is_some_and(|ours| ours > 0.0), "{row}");
+    }
+}
+
+#[test]
+fn an_unknown_row_is_refused() {
+    let output = Command::new(env!("CARGO_BIN_EXE_causeway-bench")).args(["--only", "B0"]).output().unwrap();
+    assert!(!output.status.success());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("\"B0\" is unknown") && errors.contains("BURST"), "{errors}");
+}
