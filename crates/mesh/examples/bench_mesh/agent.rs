@@ -63,6 +63,9 @@ pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
         agent.apply(events.recv().await.ok_or("the readers ended")?);
     }
     let seconds = start.elapsed().as_secs_f64();
+    // As the agent does once it knows all clusters.
+    agent.merger.shrink_to_fit();
+    causeway_daemon::memory::release();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let rss = resident("self")?;
     let bytes_per_object = rss.saturating_sub(before) as f64 / shape.keys() as f64;
