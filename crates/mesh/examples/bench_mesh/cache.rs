@@ -11,6 +11,7 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::memory::release;
 use super::process::{cpu_time, resident};
 use super::shape::{Shape, local};
 use super::{Failure, Flags};
@@ -42,7 +43,7 @@ pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
     }
     let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu_time("self")?.as_secs_f64());
     // As `causeway kvstoremesh` does then: what was only needed for the way goes back to the system.
-    causeway_daemon::memory::release();
+    release();
     tokio::time::sleep(Duration::from_secs(1)).await;
     println!(
         "{}",
