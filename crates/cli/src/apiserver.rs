@@ -280,7 +280,7 @@ pub(crate) async fn run(args: ApiserverArgs) -> Result<()> {
                 () = token.cancelled() => false,
             };
             if ready {
-                crate::memory::give_back();
+                causeway_daemon::memory::release();
                 published.open();
                 tracing::info!("the cluster's state is published; readers are welcome");
             }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::remotes::Remotes;
-use crate::{memory, metrics, names};
+use crate::{metrics, names};
 
 /// The folder with one etcd client configuration per remote cluster.
 pub(crate) const PEERS: Key = Key::with_default("clustermesh-config", names::PEERS_DIR);
@@ -80,7 +80,7 @@ async fn open_when_ready(cache: Cache, guard: Guard, patience: Patience, token: 
         let elapsed = started.elapsed();
         let waiting = waiting(&configured, &cache.status(), elapsed, patience);
         if waiting.is_empty() {
-            memory::give_back();
+            causeway_daemon::memory::release();
             guard.open();
             tracing::info!(clusters = configured.len(), "the remote clusters are cached; agents are welcome");
             return;

@@ -13,7 +13,6 @@ mod kvstore;
 mod kvstoremesh;
 mod lab;
 mod local_status;
-mod memory;
 mod metrics;
 mod names;
 mod output;

@@ -8,6 +8,7 @@ pub mod config;
 pub mod duration;
 pub mod health;
 pub mod logs;
+pub mod memory;
 pub mod metrics;
 pub mod shutdown;
 

@@ -112,6 +112,14 @@ impl Inspector {
         Ok(all)
     }
 
+    /// How many slots there are, of all frontends.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn slots(&self) -> Result<usize, Error> {
+        Ok(self.slots.entries()?.len())
+    }
+
     /// The backends of one frontend; `None` if there is no such frontend.
     ///
     /// # Errors

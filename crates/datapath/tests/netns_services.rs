@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use causeway_datapath::inspect::Inspector;
 use causeway_model::lb::{Backend, Frontend, L4Addr};
 use causeway_model::{Event, Protocol, ServiceKey};
 use common::{Node, Pod, underlay};
@@ -217,6 +218,60 @@ fn netns_a_new_agent_takes_nothing_back_before_it_knows_all() {
     assert_eq!(client(&a, &c, "tcp", 20), BTreeMap::from([("other".into(), 20)]));
     a.datapath(|d| d.resync().unwrap());
     assert_eq!(client(&a, &c, "udp", 20), BTreeMap::from([("other".into(), 20)]));
+}
+
+/// A list of 64 to 70 backends, of which a few change each round and now and then all.
+fn many(round: u16) -> Vec<Backend> {
+    let port = |n: u16| match n % 70 {
+        n if round.is_multiple_of(10) => 5000 + n,
+        n if (round..round + 6).any(|gone| gone * 11 % 70 == n) => 0,
+        n => 1000 + n + 100 * u16::from(n % 35 == round % 35),
+    };
+    let mut ports: Vec<u16> = (0..70).map(port).filter(|port| *port != 0).collect();
+    ports.sort_unstable();
+    let address = |port| L4Addr { ip: Ipv4Addr::new(10, 9, 0, 1).into(), port, protocol: Protocol::TCP };
+    ports.into_iter().map(|port| Backend { address: address(port), cluster: None }).collect()
+}
+
+#[test]
+fn netns_a_table_of_many_backends_follows_every_change() {
+    let mut a = Node::new("many", 1, None);
+    a.open();
+    let address = L4Addr { ip: SERVICE.into(), port: 80, protocol: Protocol::TCP };
+    for round in 0..60 {
+        let backends = many(round);
+        let service = ServiceKey { namespace: "shop".into(), name: "many".into() };
+        let event = Event::Upsert(Frontend { address, service, backends: backends.clone().into() });
+        a.datapath(move |d| d.apply_frontend(event).unwrap());
+        // A new agent adopts a table in whatever order it is, and a repair leaves it alone.
+        if round % 20 == 5 {
+            let inspector = a.config.bpffs.clone();
+            let read = move || Inspector::open(&inspector).unwrap().backends(address).unwrap().unwrap();
+            let before = a.ns.run(read.clone());
+            a.close();
+            a.open();
+            a.datapath({
+                let service = ServiceKey { namespace: "shop".into(), name: "many".into() };
+                let event = Event::Upsert(Frontend { address, service, backends: backends.clone().into() });
+                move |d| {
+                    d.apply_frontend(event).unwrap();
+                    d.resync().unwrap();
+                }
+            });
+            assert_eq!(a.ns.run(read), before);
+        }
+        let bpffs = a.config.bpffs.clone();
+        let mut held = a.ns.run(move || Inspector::open(&bpffs).unwrap().backends(address).unwrap().unwrap());
+        held.sort_unstable();
+        assert_eq!(held, backends.iter().map(|backend| backend.address).collect::<Vec<_>>(), "round {round}");
+    }
+    a.datapath(move |d| d.apply_frontend(Event::Remove(address)).unwrap());
+    let bpffs = a.config.bpffs.clone();
+    assert_eq!(
+        a.ns.run(move || Inspector::open(&bpffs).unwrap().slots().unwrap()),
+        0,
+        "nothing is left behind"
+    );
 }
 
 /// A node with a client pod and two servers.

@@ -7,6 +7,7 @@
 //! ```
 
 mod api;
+mod cidrs;
 mod cni_install;
 mod deletions;
 mod endpoints;

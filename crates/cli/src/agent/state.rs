@@ -1,6 +1,6 @@
 //! The node's view of all clusters: events in, merged, into the datapath.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,16 +11,14 @@ use causeway_daemon::config::Config;
 use causeway_daemon::health::Guard;
 use causeway_mesh::merge::{AddressMerger, ServiceMerger};
 use causeway_mesh::remote::{RemoteChange, RemoteEvent, RemoteStatus};
-use causeway_model::{
-    ClusterInfo, ClusterName, Collection, EndpointSlice, Event, IpEntry, Keyed, Node, NodeKey, Service, lb,
-};
+use causeway_model::{ClusterInfo, ClusterName, EndpointSlice, Event, IpEntry, Keyed, Node, Service, lb};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use ipnet::{IpNet, Ipv4Net};
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::cidrs::PodCidrs;
 use super::owner::Owner;
 
 /// How soon a failed write into the kernel is tried again.
@@ -64,12 +62,11 @@ impl Sources {
 
 /// The merged state and where it goes.
 pub(super) struct State {
-    own: NodeKey,
     addresses: AddressMerger,
     services: ServiceMerger,
-    nodes: Collection<Node>,
-    remote_nodes: BTreeMap<ClusterName, Collection<Node>>,
-    cidrs: Option<BTreeSet<Ipv4Net>>,
+    cidrs: PodCidrs,
+    /// The kernel does not have them as they are now.
+    cidrs_due: bool,
     owner: Owner,
     /// How many services of this cluster are global, for whoever shows it.
     global_services: Arc<AtomicUsize>,
@@ -90,12 +87,10 @@ impl State {
     pub(super) fn new(info: ClusterInfo, own: &Node, owner: Owner, adopted: bool) -> Self {
         debug_assert_eq!(info.name, own.cluster);
         Self {
-            own: own.key(),
             addresses: AddressMerger::new(own.key()),
             services: ServiceMerger::new(),
-            nodes: Collection::new(),
-            remote_nodes: BTreeMap::new(),
-            cidrs: None,
+            cidrs: PodCidrs::new(own.key()),
+            cidrs_due: true,
             owner,
             global_services: Arc::default(),
             adopted,
@@ -173,7 +168,7 @@ impl State {
     }
 
     fn local_node(&mut self, event: Event<Node>) -> Changes {
-        self.nodes.apply(event.clone());
+        self.cidrs_due |= self.cidrs.apply(None, event.clone());
         let frontends = self.services.apply_node(event.clone());
         Changes { addresses: self.addresses.apply_local_node(event), frontends }
     }
@@ -193,7 +188,7 @@ impl State {
         let mut changes = Changes::default();
         match event.change {
             RemoteChange::Node(event) => {
-                self.remote_nodes.entry(cluster.clone()).or_default().apply(event.clone());
+                self.cidrs_due |= self.cidrs.apply(Some(cluster), event.clone());
                 changes.addresses = self.addresses.apply_remote_node(cluster, event);
             }
             RemoteChange::Address(event) => changes.addresses = self.addresses.apply_remote(cluster, event),
@@ -202,7 +197,7 @@ impl State {
             RemoteChange::Identity(_) | RemoteChange::Export(_) => {}
             RemoteChange::Removed => {
                 tracing::info!(%cluster, "no longer a peer; its state is withdrawn");
-                self.remote_nodes.remove(cluster);
+                self.cidrs_due |= self.cidrs.remove_cluster(cluster);
                 changes.addresses = self.addresses.remove_cluster(cluster);
                 changes.frontends = self.services.remove_cluster(cluster);
             }
@@ -210,28 +205,15 @@ impl State {
         changes
     }
 
-    /// The pod CIDRs of all other nodes, of every cluster.
-    fn pod_cidrs(&self) -> BTreeSet<Ipv4Net> {
-        let remote = self.remote_nodes.values().flat_map(|nodes| nodes.iter());
-        self.nodes
-            .iter()
-            .filter(|(key, _)| **key != self.own)
-            .chain(remote)
-            .flat_map(|(_, node)| &node.pod_cidrs)
-            .filter_map(|cidr| if let IpNet::V4(v4) = cidr { Some(v4.trunc()) } else { None })
-            .collect()
-    }
-
     /// Brings changes into the kernel; false when some of it has to be repaired later.
     async fn program(&mut self, mut changes: Changes) -> Result<bool> {
         if self.adopted {
             changes.frontends.clear();
         }
-        let cidrs = Some(self.pod_cidrs()).filter(|cidrs| Some(cidrs) != self.cidrs.as_ref());
+        let cidrs = std::mem::take(&mut self.cidrs_due).then(|| self.cidrs.all());
         if changes.addresses.is_empty() && changes.frontends.is_empty() && cidrs.is_none() {
             return Ok(true);
         }
-        let routed = cidrs.clone();
         let result = self.owner.run(move |datapath| {
             // Every change is tried, so that one the kernel refuses keeps none of the others back.
             let mut result = Ok(());
@@ -241,21 +223,16 @@ impl State {
             for event in changes.frontends {
                 result = result.and(datapath.apply_frontend(event));
             }
-            match routed {
+            match cidrs {
                 Some(cidrs) => result.and(datapath.set_pod_cidrs(cidrs)),
                 None => result,
             }
         });
         match result.await? {
-            Ok(()) => {
-                if cidrs.is_some() {
-                    self.cidrs = cidrs;
-                }
-                Ok(true)
-            }
+            Ok(()) => Ok(true),
             Err(error) => {
                 tracing::warn!(error = %anyhow::Error::from(error), "the kernel refused a change; it is tried again");
-                self.cidrs = None;
+                self.cidrs_due = true;
                 Ok(false)
             }
         }
@@ -264,6 +241,8 @@ impl State {
     /// Ends the first listing: what an earlier agent left beyond it goes.
     async fn complete(&mut self) -> Result<bool> {
         tracing::info!("the state of all clusters is complete; leftovers are removed");
+        self.addresses.shrink_to_fit();
+        causeway_daemon::memory::release();
         let frontends = match std::mem::take(&mut self.adopted) {
             true => self.services.snapshot(),
             false => BTreeMap::new(),

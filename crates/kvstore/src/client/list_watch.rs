@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
-use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::oneshot;
 use tonic::Streaming;
 
 use super::{Client, ClientError, Seen};
@@ -74,8 +73,8 @@ pub struct WatchStream {
     endpoint: String,
     seen: Arc<Seen>,
     answers: Streaming<pb::WatchResponse>,
-    /// Kept open: closing it would end the stream.
-    _requests: mpsc::Sender<pb::WatchRequest>,
+    /// Dropped with this: then the requests end, and with them the stream.
+    _open: oneshot::Sender<()>,
 }
 
 pub(super) async fn watch(client: &Client, options: WatchOptions) -> Result<WatchStream, ClientError> {
@@ -96,16 +95,17 @@ pub(super) async fn watch(client: &Client, options: WatchOptions) -> Result<Watc
         fragment: true,
         ..Default::default()
     };
-    let (sender, receiver) = mpsc::channel(4);
+    let (open, closed) = oneshot::channel();
     let request = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-    sender.try_send(request).expect("the channel is new and has room");
+    let end = stream::once(closed).filter_map(|_| std::future::ready(None));
+    let requests = stream::once(std::future::ready(request)).chain(end);
     // etcd answers only after the first request, so opening is bounded like a unary call.
     // What opening needs is freed then: a reader has a watch for each kind of each cluster.
     let mut watch = client.watch.clone();
-    let opening = Box::pin(client.unary(watch.watch(ReceiverStream::new(receiver))));
+    let opening = Box::pin(client.unary(watch.watch(requests)));
     let answers = opening.await?;
     let (endpoint, seen) = (client.endpoint.clone(), client.seen.clone());
-    Ok(WatchStream { endpoint, seen, answers, _requests: sender })
+    Ok(WatchStream { endpoint, seen, answers, _open: open })
 }
 
 impl Stream for WatchStream {

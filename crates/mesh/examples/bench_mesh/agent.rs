@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::changes::{Model, now};
+use super::memory::release;
 use super::process::resident;
 use super::shape::{Shape, local, version};
 use super::{Failure, Flags};
@@ -63,6 +64,9 @@ pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
         agent.apply(events.recv().await.ok_or("the readers ended")?);
     }
     let seconds = start.elapsed().as_secs_f64();
+    // As the agent does once it knows all clusters.
+    agent.merger.shrink_to_fit();
+    release();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let rss = resident("self")?;
     let bytes_per_object = rss.saturating_sub(before) as f64 / shape.keys() as f64;

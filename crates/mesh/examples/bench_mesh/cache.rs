@@ -11,6 +11,7 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::memory::release;
 use super::process::{cpu_time, resident};
 use super::shape::{Shape, local};
 use super::{Failure, Flags};
@@ -41,7 +42,8 @@ pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
         marked.extend(batch.events.into_iter().filter_map(|event| Some(event.kv?.key)));
     }
     let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu_time("self")?.as_secs_f64());
-    // What was only needed for the way goes back to the system before memory is read.
+    // As `causeway kvstoremesh` does then: what was only needed for the way goes back to the system.
+    release();
     tokio::time::sleep(Duration::from_secs(1)).await;
     println!(
         "{}",

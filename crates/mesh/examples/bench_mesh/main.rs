@@ -24,6 +24,9 @@ mod changes;
 mod churn;
 mod clusters;
 mod flags;
+#[path = "../../../daemon/src/memory.rs"]
+#[allow(unreachable_pub)]
+mod memory;
 mod mirror;
 #[path = "../../../kvstore/examples/bench_store/process.rs"]
 mod process;

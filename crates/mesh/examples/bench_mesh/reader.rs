@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::peers;
+use super::memory::release;
 use super::process::resident;
 use super::shape::{Shape, local};
 use super::{Failure, Flags};
@@ -40,6 +41,9 @@ pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
         }
     }
     let seconds = start.elapsed().as_secs_f64();
+    // As the agent does once it knows all clusters.
+    merger.shrink_to_fit();
+    release();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let status = remotes.status().borrow().clone();
     let rejected: u64 = status.values().map(|status| status.rejected.count).sum();

@@ -100,6 +100,12 @@ impl AddressMerger {
         self.claims.keys().filter_map(|prefix| Some((*prefix, self.winner(prefix)?))).collect()
     }
 
+    /// Packs what is known more tightly: a tree that grew entry by entry is a third empty. Costs as much as
+    /// building it; worth it once after a first listing.
+    pub fn shrink_to_fit(&mut self) {
+        self.claims = std::mem::take(&mut self.claims).into_iter().collect();
+    }
+
     fn source(&mut self, cluster: Option<&ClusterName>) -> &mut Source {
         match cluster {
             None => &mut self.local,
@@ -143,7 +149,7 @@ impl AddressMerger {
         let own = self.own.clone();
         let source = self.source(cluster);
         let (cluster_name, local) = (source.endpoint.cluster.clone(), source.local);
-        let event = event.map(|node| NodeClaims::of(&node, local, &own), |key| key);
+        let event = event.map(|node| NodeClaims::of(&node, local, &own), |key| key.name.into());
         let mut changes = vec![];
         for change in source.nodes.apply(event) {
             let (key, before) = match change {
@@ -156,9 +162,8 @@ impl AddressMerger {
         let (node_rank, cidr_rank) = Rank::of_nodes(local);
         let mut out = vec![];
         for (key, before, now) in changes {
-            let node: Arc<str> = key.name.as_str().into();
             let claim =
-                |rank| Arc::new(Claim { rank, cluster: cluster_name.clone(), node: Some(node.clone()) });
+                |rank| Arc::new(Claim { rank, cluster: cluster_name.clone(), node: Some(key.clone()) });
             let (by_node, by_cidr) = (claim(node_rank), claim(cidr_rank));
             let claim = |claim: &NodeClaim| if claim.rank == node_rank { &by_node } else { &by_cidr };
             for gone in before.iter().flat_map(|before| &before.claims) {
@@ -169,7 +174,7 @@ impl AddressMerger {
             for claimed in now.iter().flat_map(|now| &now.claims) {
                 out.extend(self.set(claimed.prefix, claimed.held(claim(claimed).clone())));
             }
-            if local && key == own {
+            if local && *key == *own.name {
                 out.extend(self.set_own_ips(now.iter().flat_map(|now| &now.own_ips).copied().collect()));
             }
         }

@@ -123,10 +123,11 @@ impl Claims {
     }
 }
 
-/// Everything a node claims (behaviours 4.3).
+/// Everything a node of some cluster claims (behaviours 4.3).
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct NodeClaims {
-    node: NodeKey,
+    /// Its name, which its claims share.
+    node: Arc<str>,
     /// Sorted by prefix and rank.
     pub(super) claims: Box<[NodeClaim]>,
     /// The addresses of the node, if it is the one we run on.
@@ -134,8 +135,8 @@ pub(super) struct NodeClaims {
 }
 
 impl Keyed for NodeClaims {
-    type Key = NodeKey;
-    fn key(&self) -> NodeKey {
+    type Key = Arc<str>;
+    fn key(&self) -> Arc<str> {
         self.node.clone()
     }
 }
@@ -160,8 +161,7 @@ impl NodeClaim {
 impl NodeClaims {
     /// Of a node of this cluster (`local`) or of another one; `own` is the node we run on.
     pub(super) fn of(node: &Node, local: bool, own: &NodeKey) -> Self {
-        let key = node.key();
-        let is_own = local && key == *own;
+        let is_own = local && node.key() == *own;
         let (node_rank, cidr_rank) = Rank::of_nodes(local);
         // The underlay is IPv4 where the node has it.
         let tunnel = node.node_ip(false).or_else(|| node.node_ip(true));
@@ -190,7 +190,7 @@ impl NodeClaims {
             }
         }
         let own_ips = node.addresses.iter().filter(|_| is_own).map(|address| address.ip).collect();
-        Self { node: key, claims: claims.into_values().collect(), own_ips }
+        Self { node: node.name.as_str().into(), claims: claims.into_values().collect(), own_ips }
     }
 
     /// Whether it claims the same prefix with the same rank, whatever it says of it.

@@ -111,6 +111,8 @@ impl Keep for Known {
             out.extend(wire::decode_key(self.kind, &suffix.text(), intake.from).map(remove));
         }
         if !std::mem::replace(&mut self.synced, true) {
+            // A tree that grew key by key is a third empty; built at once it is full.
+            self.entries = std::mem::take(&mut self.entries).into_iter().collect();
             out.push(synced(self.kind));
         }
         out

@@ -221,3 +221,55 @@ impl<'de> Visitor<'de> for Text {
         Ok(Cow::Owned(text.to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> WirePorts {
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn reason(text: &str) -> Option<Reason> {
+        read(text).check("backends").err().map(|fault| fault.reason)
+    }
+
+    #[test]
+    fn goes_tolerance_is_kept() {
+        let wire = read(
+            r#"{"10.0.0.1":null,"::ffff:10.0.0.2":{},"10.0.0.3":{"a\u002db":{"PROTOCOL":"tcp","port":80,"x":[1]},
+                "quic":{"Protocol":"QUIC","Port":443},"none":{"Protocol":null,"Port":null}}}"#,
+        );
+        assert_eq!(wire.check("backends").ok(), Some(()));
+        let ports = PortsByAddress::from_iter(wire.entries);
+        let of = |ip: &str| ports.get(ip.parse().unwrap()).unwrap();
+        assert!(of("10.0.0.1").is_empty() && of("10.0.0.2").is_empty());
+        assert_eq!(*of("10.0.0.3"), [("a-b".to_owned(), Port { protocol: Protocol::TCP, port: 80 })].into());
+    }
+
+    #[test]
+    fn equal_ports_are_shared_also_when_others_come_between() {
+        let (a, b) = (r#"{"http":{"Protocol":"TCP","Port":80}}"#, r#"{"http":{"Protocol":"TCP","Port":81}}"#);
+        let wire = read(&format!(r#"{{"10.0.0.1":{a},"10.0.0.2":{a},"10.0.0.3":{b},"10.0.0.4":{a}}}"#));
+        let ports: Vec<_> = wire.entries.iter().map(|(_, ports)| ports).collect();
+        assert!(Arc::ptr_eq(ports[0], ports[1]) && Arc::ptr_eq(ports[0], ports[3]));
+        assert_eq!(ports[2]["http"].port, 81);
+    }
+
+    #[test]
+    fn broken_rules_are_named_once_the_text_is_read() {
+        let port = r#"{"Protocol":"TCP","Port":80}"#;
+        assert_eq!(reason(&format!(r#"{{"10.0.0.1":{{"a":{port},"b":null}}}}"#)), Some(Reason::BadValue));
+        assert_eq!(reason(&format!(r#"{{"x":{{"a":{port}}},"10.0.0.1":null}}"#)), Some(Reason::BadValue));
+        let many = |count: usize| {
+            let ports: Vec<_> = (0..count).map(|n| format!(r#""p{n}":{port}"#)).collect();
+            reason(&format!(r#"{{"10.0.0.1":{{{}}}}}"#, ports.join(",")))
+        };
+        assert_eq!((many(MAX_PORTS), many(MAX_PORTS + 1)), (None, Some(Reason::TooMany)));
+        assert!(serde_json::from_str::<WirePorts>(r#"{"10.0.0.1":{"a":{"Protocol":6,"Port":80}}}"#).is_err());
+        assert!(
+            serde_json::from_str::<WirePorts>(r#"{"10.0.0.1":{"a":{"Protocol":"TCP","Port":70000}}}"#)
+                .is_err()
+        );
+    }
+}

@@ -157,6 +157,13 @@ fn refusals_are_counted_by_reason() {
         (0..300).map(|n| format!(r#"{{"Type":"InternalIP","IP":"10.9.{n}.1"}}"#)).collect();
     let many = NODE.replace(r#"{"Type":"New","IP":"1.1.1.1"}"#, &many[..256].join(","));
     assert_eq!(reason(Kind::Nodes, "n", &many), Reason::TooMany);
+    let backends = |count: usize| {
+        let all: Vec<String> =
+            (0..count).map(|n| format!(r#""10.3.{}.{}":null"#, n / 250, n % 250 + 1)).collect();
+        SERVICE.replace("\"backends\":{", &format!("\"backends\":{{{},", all.join(",")))
+    };
+    assert!(read(Kind::Services, "shop/cart", &backends(19_999)).is_ok());
+    assert_eq!(reason(Kind::Services, "shop/cart", &backends(20_000)), Reason::TooMany);
     // The words are the same in the metrics and in the status.
     let word = serde_json::to_string(&Reason::RevisionBackwards).unwrap();
     assert_eq!(word.trim_matches('"'), Reason::RevisionBackwards.word());
