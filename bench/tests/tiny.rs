@@ -42,8 +42,10 @@ fn every_row_runs() {
     for row in &rows {
         let (case, ours) = (row["case"].as_str().unwrap(), row["ours"].as_f64());
         assert!(text.contains(case), "{case} is not in the table");
-        // JSON has no infinity; a number that was none is null.
-        assert!(ours.is_some_and(|ours| ours > 0.0), "{row}");
+        // JSON has no infinity; a number that was none is null. What is counted in ticks of the CPU's clock, or
+        // from one process's event to another's, may be nothing in so short a time.
+        let may_be_zero = case.contains("CPU") || case.contains("Kubernetes");
+        assert!(ours.is_some_and(|ours| ours > 0.0 || (may_be_zero && ours == 0.0)), "{row}");
     }
 }
 
