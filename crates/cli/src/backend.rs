@@ -90,9 +90,9 @@ fn parse_options(text: &str) -> Result<BTreeMap<String, String>> {
 }
 
 /// The store in a directory; what was cut off after a crash is told.
-pub(crate) async fn open(dir: PathBuf) -> Result<Store> {
+pub(crate) async fn open(dir: PathBuf, options: StoreOptions) -> Result<Store> {
     // Reading takes as long as there is content.
-    let opened = tokio::task::spawn_blocking(move || Store::open(dir, StoreOptions::default()));
+    let opened = tokio::task::spawn_blocking(move || Store::open(dir, options));
     let store = opened.await.context("opening the store")?.context("data-dir")?;
     if let Some(cut) = store.cut_tail() {
         tracing::warn!(

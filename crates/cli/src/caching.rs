@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use causeway_daemon::config::{Config, Key};
+use causeway_daemon::config::{Config, Key, Loader};
 use causeway_daemon::duration::GoDuration;
 use causeway_daemon::health::{Guard, Health};
 use causeway_daemon::shutdown::Shutdown;
@@ -14,20 +15,40 @@ use causeway_kvstore::Store;
 use causeway_mesh::cache::{Cache, Options};
 use causeway_mesh::remote::RemoteStatus;
 use causeway_model::{ClusterInfo, ClusterName};
+use clap::Args;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics;
+use crate::metrics::cache::{CacheMetrics, Caching};
 use crate::metrics::remotes::Remotes;
-use crate::{metrics, names};
 
-/// The folder with one etcd client configuration per remote cluster.
-pub(crate) const PEERS: Key = Key::with_default("clustermesh-config", names::PEERS_DIR);
-/// How long the process counts as not ready for a remote cluster that cannot be reached
-/// (mesh-protocol 3.10).
-pub(crate) const CLUSTER_TIMEOUT: Key = Key::with_default("per-cluster-ready-timeout", "15s");
-/// How long for one that is not complete.
-pub(crate) const GLOBAL_TIMEOUT: Key = Key::with_default("global-ready-timeout", "10m");
+/// How long the process counts as not ready: for a remote cluster that cannot be reached, and for one that is
+/// not complete (mesh-protocol 3.10).
+pub(crate) const KEYS: [Key; 2] =
+    [Key::with_default("per-cluster-ready-timeout", "15s"), Key::with_default("global-ready-timeout", "10m")];
 
+#[derive(Debug, Args)]
+pub(crate) struct CachingArgs {
+    /// How long /readyz waits for a cluster to cache that cannot be reached (default: 15s)
+    #[arg(long, value_name = "DURATION")]
+    per_cluster_ready_timeout: Option<String>,
+    /// How long /readyz waits for clusters that are not cached completely (default: 10m)
+    #[arg(long, value_name = "DURATION")]
+    global_ready_timeout: Option<String>,
+}
+
+impl CachingArgs {
+    /// Adds what was given.
+    pub(crate) fn flags(self, loader: Loader) -> Loader {
+        loader
+            .flag("per-cluster-ready-timeout", self.per_cluster_ready_timeout)
+            .flag("global-ready-timeout", self.global_ready_timeout)
+    }
+}
+
+/// One remote cluster may have this part of the store's quota.
+const CLUSTERS_SHARE: i64 = 8;
 /// Changes within this time are looked at together: a page of a listing is one.
 const CALM: Duration = Duration::from_millis(200);
 
@@ -54,7 +75,11 @@ pub(crate) async fn start(
     };
     let guard = health.readiness.guard("cache", "the remote clusters are not cached yet");
     let dir: PathBuf = config.require("clustermesh-config")?;
-    let options = Options { heartbeat, ..Options::new(info.clone()) };
+    let observer = CacheMetrics::register(&health.metrics, &info.name);
+    let mut options = Options { heartbeat, observer: Some(Arc::new(observer)), ..Options::new(info.clone()) };
+    if let Some(quota) = store.stats().quota_bytes {
+        options.max_cluster_bytes = quota / CLUSTERS_SHARE;
+    }
     let cache = Cache::spawn(options, dir, store, shutdown.token()).await;
     health.show("remotes", {
         let cache = cache.clone();
@@ -63,14 +88,31 @@ pub(crate) async fn start(
     health.metrics.collect(Remotes {
         prefix: metrics::KVSTOREMESH,
         source: vec![("source_cluster", info.name.to_string())],
-        status: cache.changes().0,
+        status: cache.clone(),
         global_services: None,
     });
-    shutdown.spawn(open_when_ready(cache, guard, patience, shutdown.token()));
+    let bootstrap = Arc::default();
+    health.metrics.collect(Caching {
+        own: info.name.clone(),
+        cache: cache.clone(),
+        bootstrap: Arc::clone(&bootstrap),
+    });
+    let ready = open_when_ready(cache, guard, patience, shutdown.token());
+    shutdown.spawn(async move {
+        if let Some(time) = ready.await {
+            let _ = bootstrap.set(time);
+        }
+    });
     Ok(())
 }
 
-async fn open_when_ready(cache: Cache, guard: Guard, patience: Patience, token: CancellationToken) {
+/// Opens the guard and tells how long it took; nothing at the shutdown.
+async fn open_when_ready(
+    cache: Cache,
+    guard: Guard,
+    patience: Patience,
+    token: CancellationToken,
+) -> Option<Duration> {
     let started = Instant::now();
     let (mut connections, mut copies) = cache.changes();
     loop {
@@ -83,7 +125,7 @@ async fn open_when_ready(cache: Cache, guard: Guard, patience: Patience, token: 
             causeway_daemon::memory::release();
             guard.open();
             tracing::info!(clusters = configured.len(), "the remote clusters are cached; agents are welcome");
-            return;
+            return Some(started.elapsed());
         }
         guard.close(format!("not cached completely yet: {}", waiting.join(", ")));
         let next = if elapsed < patience.cluster { patience.cluster } else { patience.all };
@@ -91,7 +133,7 @@ async fn open_when_ready(cache: Cache, guard: Guard, patience: Patience, token: 
             Ok(()) = connections.changed() => {}
             Ok(()) = copies.changed() => {}
             () = tokio::time::sleep_until(started + next) => {}
-            () = token.cancelled() => return,
+            () = token.cancelled() => return None,
         }
         tokio::time::sleep(CALM).await;
     }
@@ -139,7 +181,7 @@ mod tests {
     fn durations_are_written_as_cilium_writes_them() {
         let config = |value: &str| {
             let env = [("CILIUM_GLOBAL_READY_TIMEOUT".to_owned(), value.to_owned())];
-            causeway_daemon::config::Loader::new(&[GLOBAL_TIMEOUT]).env(env).load()
+            Loader::new(&KEYS).env(env).load()
         };
         let read = |value| config(value).require::<GoDuration>("global-ready-timeout");
         assert_eq!(read("10m0s").unwrap().0, Duration::from_secs(600));

@@ -7,6 +7,7 @@ mod bpf;
 mod caching;
 mod clustermesh;
 mod cni;
+mod content;
 mod install;
 mod kubeclient;
 mod kvstore;
@@ -17,6 +18,8 @@ mod metrics;
 mod names;
 mod output;
 mod pki;
+mod serving;
+mod settings;
 
 use std::process::ExitCode;
 

@@ -76,7 +76,7 @@ pub struct Setting {
 /// Collects the sources of a configuration; see the module documentation for their precedence.
 #[derive(Debug)]
 pub struct Loader {
-    keys: &'static [Key],
+    keys: Vec<Key>,
     flags: BTreeMap<String, String>,
     env: BTreeMap<String, String>,
     dir: BTreeMap<String, (String, PathBuf)>,
@@ -84,8 +84,8 @@ pub struct Loader {
 
 impl Loader {
     /// A loader of these settings that has seen no source yet.
-    pub fn new(keys: &'static [Key]) -> Self {
-        Self { keys, flags: BTreeMap::new(), env: BTreeMap::new(), dir: BTreeMap::new() }
+    pub fn new(keys: &[Key]) -> Self {
+        Self { keys: keys.to_vec(), flags: BTreeMap::new(), env: BTreeMap::new(), dir: BTreeMap::new() }
     }
 
     /// Adds one flag; `None` (not given) changes nothing.
@@ -138,7 +138,7 @@ impl Loader {
     /// The effective configuration.
     pub fn load(self) -> Config {
         let mut settings = BTreeMap::new();
-        for key in self.keys {
+        for key in &self.keys {
             if let Some(setting) = self.lookup(key) {
                 settings.insert(key.name, setting);
             }

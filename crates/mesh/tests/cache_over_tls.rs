@@ -1,8 +1,8 @@
 //! The cache over mutual TLS on a loopback: publishers of two clusters, the cache in the store of a third
 //! behind Cilium's users, and a reader of that store that has to see exactly what was published.
 
-#[path = "certificates/mod.rs"]
 mod certificates;
+mod publisher;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,30 +14,22 @@ use causeway_kvstore::tls::TlsFiles;
 use causeway_kvstore::{Store, StoreOptions, pb};
 use causeway_mesh::access::{self, Administrators};
 use causeway_mesh::cache::{self, Cache};
-use causeway_mesh::publish::{self, PublishStatus, Publisher, Sources, StoreSink};
+use causeway_mesh::publish::{PublishStatus, StoreSink};
 use causeway_mesh::remote::{Options, RemoteChange, RemoteClusters, RemoteEvent};
 use causeway_model::{
-    ClusterId, ClusterInfo, ClusterName, Collection, Event, Identity, IpEntry, Labels, MaxClusters, Node,
-    NumericIdentity,
+    ClusterInfo, ClusterName, Collection, Event, Identity, IpEntry, Labels, Node, NumericIdentity,
 };
 use certificates::{Authority, authority, certificate};
-use futures::StreamExt;
-use futures::stream;
+use publisher::cluster;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn name(text: &str) -> ClusterName {
     ClusterName::new(text).unwrap()
-}
-
-fn cluster(text: &str, id: u32) -> ClusterInfo {
-    let max_clusters = MaxClusters::C255;
-    ClusterInfo { name: name(text), id: ClusterId::new(id, max_clusters).unwrap(), max_clusters }
 }
 
 /// Serves a store of cluster `of` and returns the port.
@@ -67,10 +59,8 @@ impl Publishing {
         let stop = CancellationToken::new();
         let store = Store::new(StoreOptions::default());
         let port = serve(dir, &info, &store, ca, &stop).await;
-        let (addresses, received) = mpsc::unbounded_channel();
         let labels = Labels::parse(&format!("k8s:app=cart;k8s:io.cilium.k8s.policy.cluster={};", info.name));
         let identity = Identity { id: NumericIdentity((info.id.get() << 16) + 13), labels };
-        let identities = [Event::Reset, Event::Upsert(identity), Event::Synced];
         let node = Node {
             name: "n1".into(),
             cluster: info.name.clone(),
@@ -87,19 +77,12 @@ impl Publishing {
             wireguard_pub_key: String::new(),
             boot_id: String::new(),
         };
-        let nodes = [Event::Reset, Event::Upsert(node), Event::Synced];
-        let sources = Sources {
-            nodes: stream::iter(nodes).chain(stream::pending()).boxed(),
-            identities: stream::iter(identities).chain(stream::pending()).boxed(),
-            addresses: UnboundedReceiverStream::new(received).boxed(),
-            services: stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed(),
-            slices: stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed(),
-            exports: None,
-        };
-        let (sender, status) = watch::channel(PublishStatus::default());
-        let publisher = Publisher::new(info.clone(), false);
-        let options = publish::Options::default();
-        tokio::spawn(publish::run(publisher, sources, StoreSink(store), options, sender, stop.clone()));
+        let sink = StoreSink(store);
+        let (addresses, status) =
+            publisher::start(info.clone(), sink, Default::default(), stop.clone(), |sources| {
+                sources.nodes = publisher::listing(vec![node]);
+                sources.identities = publisher::listing(vec![identity]);
+            });
         Self { addresses, status, port, info, _stop: stop.drop_guard() }
     }
 

@@ -2,6 +2,8 @@
 //! that is moved from one to the other ends up with exactly what that one publishes, and meanwhile
 //! nothing goes that both of them publish.
 
+mod publisher;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,29 +12,17 @@ use std::time::Duration;
 
 use causeway_kvstore::server::{Access, Server};
 use causeway_kvstore::{Store, StoreOptions};
-use causeway_mesh::publish::{self, PublishStatus, Publisher, Sources, StoreSink};
+use causeway_mesh::publish::{PublishStatus, StoreSink};
 use causeway_mesh::remote::{Options, RemoteChange, RemoteClusters, RemoteEvent};
-use causeway_model::{
-    ClusterId, ClusterInfo, ClusterName, Event, IpEntry, Keyed, MaxClusters, NumericIdentity,
-};
-use futures::{StreamExt, stream};
+use causeway_model::{Event, IpEntry, NumericIdentity};
+use publisher::cluster;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long anything in a test may take before it counts as lost. Far beyond what is needed.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn cluster(name: &str, id: u32) -> ClusterInfo {
-    let max_clusters = MaxClusters::C255;
-    ClusterInfo {
-        name: ClusterName::new(name).unwrap(),
-        id: ClusterId::new(id, max_clusters).unwrap(),
-        max_clusters,
-    }
-}
 
 fn address(n: u16) -> IpEntry {
     IpEntry {
@@ -67,22 +57,9 @@ impl Replica {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(Server::plaintext(store.clone(), Access::open()).serve(listener, stop.clone()));
-        let (events, received) = mpsc::unbounded_channel();
-        fn nothing<T: Keyed<Key: Send> + Send + 'static>() -> stream::BoxStream<'static, Event<T>> {
-            stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed()
-        }
-        let sources = Sources {
-            nodes: nothing(),
-            identities: nothing(),
-            addresses: UnboundedReceiverStream::new(received).boxed(),
-            services: nothing(),
-            slices: nothing(),
-            exports: None,
-        };
-        let (sender, status) = watch::channel(PublishStatus::default());
-        let publisher = Publisher::new(cluster("cls-b", 2), false);
         let sink = StoreSink(store.clone());
-        tokio::spawn(publish::run(publisher, sources, sink, Default::default(), sender, stop.clone()));
+        let (events, status) =
+            publisher::start(cluster("cls-b", 2), sink, Default::default(), stop.clone(), |_| {});
         events.send(Event::Reset).unwrap();
         addresses.for_each(|n| events.send(Event::Upsert(self::address(n))).unwrap());
         events.send(Event::Synced).unwrap();

@@ -11,35 +11,22 @@ use causeway_kvstore::{Store, StoreOptions};
 use causeway_mesh::access;
 use causeway_mesh::keys::Kind;
 use causeway_mesh::merge::AddressMerger;
-use causeway_mesh::publish::{self, PublishStatus, Publisher, Sources, StoreSink};
+use causeway_mesh::publish::{PublishStatus, StoreSink};
 use causeway_mesh::remote::{Options, RemoteChange, RemoteClusters, RemoteEvent, RemoteStatus};
-use causeway_model::{
-    ClusterId, ClusterInfo, ClusterName, Event, Identity, IpEntry, Labels, MaxClusters, NodeKey,
-    NumericIdentity,
-};
-use futures::StreamExt;
-use futures::stream;
+use causeway_model::{ClusterName, Event, Identity, IpEntry, Labels, NodeKey, NumericIdentity};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 mod certificates;
+mod publisher;
 
 use certificates::{Authority, authority, certificate};
+use publisher::cluster;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const HOST: &str = "cls-b.mesh.cilium.io";
-
-fn cluster(name: &str, id: u32) -> ClusterInfo {
-    let max_clusters = MaxClusters::C255;
-    ClusterInfo {
-        name: ClusterName::new(name).unwrap(),
-        id: ClusterId::new(id, max_clusters).unwrap(),
-        max_clusters,
-    }
-}
 
 fn address(ip: &str, identity: u32) -> IpEntry {
     IpEntry {
@@ -75,28 +62,12 @@ async fn cls_b(dir: &Path, ca: &Authority) -> Publishing {
     )
     .unwrap();
     tokio::spawn(serving.serve(listener, stop.clone()));
-    let (addresses, received) = mpsc::unbounded_channel();
     let labels = Labels::parse("k8s:app=cart;k8s:io.cilium.k8s.policy.cluster=cls-b;");
     let identity = Identity { id: NumericIdentity(140_013), labels };
-    let identities = [Event::Reset, Event::Upsert(identity), Event::Synced];
-    let sources = Sources {
-        nodes: stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed(),
-        identities: stream::iter(identities).chain(stream::pending()).boxed(),
-        addresses: UnboundedReceiverStream::new(received).boxed(),
-        services: stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed(),
-        slices: stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed(),
-        exports: None,
-    };
-    let (sender, status) = watch::channel(PublishStatus::default());
-    let publisher = Publisher::new(info, false);
-    tokio::spawn(publish::run(
-        publisher,
-        sources,
-        StoreSink(store),
-        Default::default(),
-        sender,
-        stop.clone(),
-    ));
+    let (addresses, status) =
+        publisher::start(info, StoreSink(store), Default::default(), stop.clone(), |sources| {
+            sources.identities = publisher::listing(vec![identity]);
+        });
     Publishing { addresses, status, port, server, _stop: stop.drop_guard() }
 }
 

@@ -16,14 +16,14 @@ mod owner;
 mod report;
 mod state;
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use causeway_cluster::crd;
-use causeway_daemon::config::{Key, Loader};
+use causeway_daemon::config::Key;
 use causeway_daemon::duration::GoDuration;
 use causeway_daemon::health::Health;
 use causeway_daemon::metrics::Metrics;
@@ -34,8 +34,8 @@ use causeway_mesh::remote::{self, RemoteClusters};
 use clap::Args;
 use ipnet::IpNet;
 
-use crate::apiserver::cluster_info;
 use crate::metrics::remotes::Remotes;
+use crate::settings::{self, DaemonArgs, cluster_info};
 use crate::{kubeclient, metrics, names};
 pub(crate) use api::{ContainerRequest, SOCKET};
 pub(crate) use cni_install::PLUGIN;
@@ -48,14 +48,9 @@ pub(crate) const HEALTH_PORT: u16 = 9879;
 /// How long tasks may take to end.
 const GRACE: Duration = Duration::from_secs(3);
 
-const KEYS: &[Key] = &[
-    Key::without_default("cluster-name"),
-    Key::without_default("cluster-id"),
-    Key::with_default("max-connected-clusters", "255"),
-    Key::with_default("clustermesh-config", names::PEERS_DIR),
+const KEYS: [Key; 12] = [
     Key::with_default("clustermesh-sync-timeout", "1m0s"),
     Key::with_default("clustermesh-cache-ttl", "0s"),
-    Key::with_default("log-level", "info"),
     Key::with_default("health-listen", "127.0.0.1:9879"),
     Key::with_default("bpf-root", "/sys/fs/bpf"),
     Key::with_default("cgroup-root", "/run/causeway/cgroupv2"),
@@ -70,30 +65,20 @@ const KEYS: &[Key] = &[
 
 /// `causeway agent`
 #[derive(Debug, Args)]
-#[command(after_help = "Settings come from flags, then CAUSEWAY_* and CILIUM_* in the environment, then the
-configuration directory (one file per key, as Kubernetes mounts ConfigMap cilium-config).
-
-Stopping the agent stops nothing: programs and maps stay in the kernel, and the next agent adopts them.")]
+#[command(after_help = format!(
+    "{}\n\nStopping the agent stops nothing: programs and maps stay in the kernel, and the next agent adopts them.",
+    settings::HELP
+))]
 pub(crate) struct AgentArgs {
+    #[command(flatten)]
+    daemon: DaemonArgs,
     /// Name of this node in Kubernetes
     #[arg(long, env = "K8S_NODE_NAME")]
     node_name: String,
-    /// Name of this cluster
-    #[arg(long)]
-    cluster_name: Option<String>,
-    /// Id of this cluster, 1 to 255 (or 511)
-    #[arg(long)]
-    cluster_id: Option<String>,
-    /// Folder with one etcd client configuration per remote cluster
-    #[arg(long)]
-    clustermesh_config: Option<PathBuf>,
     /// Withdraw the services of a remote cluster that has not been reached for this long, like 15m0s;
     /// 0s keeps them for ever
     #[arg(long)]
     clustermesh_cache_ttl: Option<String>,
-    /// Address of /healthz, /readyz, /metrics and /debug/state
-    #[arg(long)]
-    health_listen: Option<SocketAddr>,
     /// Where a bpffs is mounted
     #[arg(long)]
     bpf_root: Option<PathBuf>,
@@ -103,9 +88,6 @@ pub(crate) struct AgentArgs {
     /// Namespace of the installation
     #[arg(long, env = "POD_NAMESPACE", default_value = names::NAMESPACE)]
     namespace: String,
-    /// Configuration directory
-    #[arg(long, default_value = names::CONFIG_DIR)]
-    config_dir: PathBuf,
     /// Kubeconfig; without it the pod's service account is used
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
@@ -113,20 +95,12 @@ pub(crate) struct AgentArgs {
 
 /// Runs until told to stop.
 pub(crate) async fn run(args: AgentArgs) -> Result<()> {
-    let path = |path: &PathBuf| path.display().to_string();
-    let config = Loader::new(KEYS)
-        .flag("cluster-name", args.cluster_name)
-        .flag("cluster-id", args.cluster_id)
-        .flag("clustermesh-config", args.clustermesh_config.as_ref().map(path))
-        .flag("clustermesh-cache-ttl", args.clustermesh_cache_ttl)
-        .flag("health-listen", args.health_listen)
-        .flag("bpf-root", args.bpf_root.as_ref().map(path))
-        .flag("cgroup-root", args.cgroup_root.as_ref().map(path))
-        .env(std::env::vars())
-        .dir(&args.config_dir)?
-        .load();
-    causeway_daemon::logs::init(config.text("log-level").unwrap_or("info"), Default::default())?;
-    config.log();
+    let config = args.daemon.load(&[&KEYS], |loader| {
+        loader
+            .flag("clustermesh-cache-ttl", args.clustermesh_cache_ttl)
+            .flag("bpf-root", args.bpf_root.as_deref().map(Path::display))
+            .flag("cgroup-root", args.cgroup_root.as_deref().map(Path::display))
+    })?;
     let info = cluster_info(&config)?;
     let shutdown = Shutdown::on_signals()?;
     let token = shutdown.token();

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::StatusArgs;
 use crate::clustermesh::Output;
+use crate::content::{self, Marked};
 use crate::output;
 
 /// What one endpoint is like.
@@ -111,7 +112,8 @@ async fn look(
         ..Default::default()
     };
     if let Some(found) = stored.visible(keys::HEARTBEAT, range(&client, keys::HEARTBEAT, false).await)? {
-        stored.heartbeat_age_seconds = found.kvs.first().and_then(|kv| age(&kv.value));
+        stored.heartbeat_age_seconds =
+            found.kvs.first().and_then(|kv| content::heartbeat_age(&kv.value, Timestamp::now()));
     }
     for layout in [Layout::Native, Layout::Cached] {
         for kind in Kind::ALL {
@@ -165,26 +167,12 @@ async fn clusters(
         let Ok(config) = wire::config::decode(&name, &kv.value) else { continue };
         let markers = keys::marker_prefix(&name);
         let markers = stored.visible(&markers, range(client, &markers, false).await)?;
-        let layout = Layout::of(&config);
-        let written: Vec<(Layout, Kind)> = markers
-            .iter()
-            .flat_map(|found| &found.kvs)
-            .filter_map(|kv| keys::parse_marker(&name, std::str::from_utf8(&kv.key).ok()?))
-            .collect();
-        let (synced, syncing): (Vec<Kind>, Vec<Kind>) = wire::config::marked_kinds(&config)
-            .into_iter()
-            .partition(|kind| written.contains(&(layout, *kind)));
-        let words = |kinds: Vec<Kind>| kinds.into_iter().map(Kind::word).collect();
+        let markers = markers.map(|found| found.kvs).unwrap_or_default();
+        let Marked { synced, missing } = content::marked(&name, &config, &markers);
         let (id, cached) = (config.id, config.cached);
-        let (synced, syncing) = (words(synced), words(syncing));
-        clusters.push(Cluster { name: name.to_string(), id, cached, synced, syncing });
+        clusters.push(Cluster { name: name.to_string(), id, cached, synced, syncing: missing });
     }
     Ok(clusters)
-}
-
-fn age(value: &[u8]) -> Option<i64> {
-    let written: Timestamp = std::str::from_utf8(value).ok()?.trim().parse().ok()?;
-    Some(Timestamp::now().as_second() - written.as_second())
 }
 
 fn text(endpoint: &Endpoint) -> String {

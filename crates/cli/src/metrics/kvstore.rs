@@ -1,4 +1,4 @@
-//! What is asked of a store, measured at the publisher's sink.
+//! What is asked of a store, measured at the publisher's sink and at the cache.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use causeway_daemon::metrics::Metrics;
 use causeway_mesh::keys::{self, Kind};
-use causeway_mesh::publish::{MAX_BATCH, Observer, Op, Sink, SinkError};
+use causeway_mesh::publish::{Observer, Op, Sink, SinkError};
 use causeway_model::ClusterName;
 use futures::stream::BoxStream;
 use prometheus_client::metrics::counter::Counter;
@@ -21,6 +21,8 @@ use super::Labels;
 
 /// Bounds of the histograms, seconds: Cilium's.
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// The group of the heartbeat's runs.
+pub(super) const HEARTBEAT: &str = "kvstore-heartbeat";
 /// The one kind of request that could be limited: a batch of writes.
 const CALL: &str = "write";
 
@@ -77,8 +79,9 @@ pub(crate) struct KvstoreMetrics {
 }
 
 impl KvstoreMetrics {
-    /// Registers them under names that begin with `prefix`; `cluster` is whose state is written.
-    pub(crate) fn register(metrics: &Metrics, prefix: &str, cluster: &ClusterName) -> Self {
+    /// Registers them under names that begin with `prefix`; `cluster` is whose state a publisher writes, and
+    /// `most` how many writes a batch has at most.
+    pub(crate) fn register(metrics: &Metrics, prefix: &str, cluster: &ClusterName, most: usize) -> Self {
         let name = |tail: &str| format!("{prefix}_{tail}");
         let histograms = |tail: &str, help: &str| -> Histograms {
             metrics.register_named(
@@ -95,14 +98,14 @@ impl KvstoreMetrics {
         };
         let limits = floats("api_limiter_rate_limit", "Requests allowed per second, and at once");
         limits.get_or_create(&value("limit")).set(f64::INFINITY);
-        limits.get_or_create(&value("burst")).set(MAX_BATCH as f64);
+        limits.get_or_create(&value("burst")).set(most as f64);
         let in_flight = metrics.register_named(
             &name("api_limiter_requests_in_flight"),
             "Requests under way, and how many may be",
             Family::<Labels, Gauge>::default(),
         );
         in_flight.get_or_create(&value("in-flight")).set(0);
-        // The publisher waits for each batch before it sends the next.
+        // Each batch is waited for before the next is written.
         in_flight.get_or_create(&value("limit")).set(1);
         Self {
             cluster: cluster.clone(),
@@ -137,34 +140,35 @@ impl KvstoreMetrics {
         let labels = [("scope", scope), ("kind", kind), ("action", action), ("outcome", outcome)];
         let labels = labels.map(|(name, value)| (name, value.to_owned())).to_vec();
         self.operations.get_or_create(&labels).observe(took.as_secs_f64());
-        if let Some(SinkError::Failed(_)) = error {
-            self.quorum_errors.get_or_create(&vec![("error", "unreachable".to_owned())]).inc();
-        }
+        let quorum = match error {
+            Some(SinkError::Failed(_)) => "unreachable",
+            Some(SinkError::Full) => "full",
+            _ => return,
+        };
+        self.quorum_errors.get_or_create(&vec![("error", quorum.to_owned())]).inc();
     }
 
     /// One run of recurring work.
-    fn ran(&self, group: &str, error: Option<&SinkError>) {
-        let status = if error.is_none() { "success" } else { "failure" };
+    pub(super) fn ran(&self, group: &str, failed: bool) {
+        let status = if failed { "failure" } else { "success" };
         let labels = vec![("status", status.to_owned()), ("group_name", group.to_owned())];
         self.runs.get_or_create(&labels).inc();
     }
 
-    fn batch(
+    /// A batch of writes of these scopes was carried out; `cluster` is whose state they are.
+    pub(super) fn batch(
         &self,
+        cluster: &ClusterName,
         ops: &BTreeSet<(String, &'static str)>,
-        beat: bool,
         took: Duration,
         error: Option<&SinkError>,
     ) {
         for (scope, kind) in ops {
             self.operation(scope, kind, "Txn", took, error);
             if error.is_some() {
-                let labels = vec![("scope", scope.clone()), ("source_cluster", self.cluster.to_string())];
+                let labels = vec![("scope", scope.clone()), ("source_cluster", cluster.to_string())];
                 self.sync_errors.get_or_create(&labels).inc();
             }
-        }
-        if beat {
-            self.ran("kvstore-heartbeat", error);
         }
         let (outcome, code) = if error.is_none() { ("success", "200") } else { ("fail", "500") };
         let labels = [("api_call", CALL), ("outcome", outcome), ("return_code", code)];
@@ -227,7 +231,11 @@ impl<S: Sink> Sink for Measured<S> {
         let under_way = InFlight::begin(&self.metrics);
         let result = self.sink.write(ops, lease).await;
         drop(under_way);
-        self.metrics.batch(&kinds, beat, start.elapsed(), result.as_ref().err());
+        let error = result.as_ref().err();
+        self.metrics.batch(&self.metrics.cluster, &kinds, start.elapsed(), error);
+        if beat {
+            self.metrics.ran(HEARTBEAT, error.is_some());
+        }
         result
     }
 
@@ -245,7 +253,7 @@ impl<S: Sink> Sink for Measured<S> {
         let error = result.as_ref().err();
         self.metrics.operation(&scope_of(key), "read", "Get", start.elapsed(), error);
         if key.starts_with(keys::CLUSTER_CONFIG) {
-            self.metrics.ran("clustermesh-config", error);
+            self.metrics.ran("clustermesh-config", error.is_some());
         }
         result
     }
@@ -266,7 +274,7 @@ impl<S: Sink> Sink for Measured<S> {
         let result = self.sink.keep_alive(lease).await;
         let error = result.as_ref().err();
         self.metrics.operation("lease", "set", "KeepAlive", start.elapsed(), error);
-        self.metrics.ran("kvstore-lease", error);
+        self.metrics.ran("kvstore-lease", error.is_some());
         result
     }
 }

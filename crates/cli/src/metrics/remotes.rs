@@ -1,9 +1,11 @@
 //! What a reader knows of its remote clusters, read from their status at each scrape.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use causeway_mesh::cache::Cache;
 use causeway_mesh::remote::RemoteStatus;
 use causeway_model::ClusterName;
 use jiff::Timestamp;
@@ -14,15 +16,34 @@ use tokio::sync::watch;
 
 use super::{Labels, flag, gauges};
 
+/// Who knows of remote clusters.
+pub(crate) trait Statuses: Debug + Send + Sync + 'static {
+    /// Their status now, by name.
+    fn now(&self) -> BTreeMap<ClusterName, RemoteStatus>;
+}
+
+impl Statuses for watch::Receiver<BTreeMap<ClusterName, RemoteStatus>> {
+    fn now(&self) -> BTreeMap<ClusterName, RemoteStatus> {
+        self.borrow().clone()
+    }
+}
+
+/// What is in the store counts.
+impl Statuses for Cache {
+    fn now(&self) -> BTreeMap<ClusterName, RemoteStatus> {
+        self.status()
+    }
+}
+
 /// The gauges of a reader.
 #[derive(Debug)]
-pub(crate) struct Remotes {
+pub(crate) struct Remotes<S> {
     /// What its names begin with.
     pub(crate) prefix: &'static str,
     /// The reader: `source_cluster`, and for an agent `source_node_name`.
     pub(crate) source: Labels,
     /// The remote clusters.
-    pub(crate) status: watch::Receiver<BTreeMap<ClusterName, RemoteStatus>>,
+    pub(crate) status: S,
     /// What only agents have: how many services of this cluster are global.
     pub(crate) global_services: Option<Arc<AtomicUsize>>,
 }
@@ -52,9 +73,9 @@ const OF_AGENTS: [Gauge; 4] = [
     ("remote_cluster_bytes", "Bytes of keys and values in force of a remote cluster", |r| r.num_bytes as f64),
 ];
 
-impl Collector for Remotes {
+impl<S: Statuses> Collector for Remotes<S> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
-        let remotes: Vec<RemoteStatus> = self.status.borrow().values().cloned().collect();
+        let remotes: Vec<RemoteStatus> = self.status.now().into_values().collect();
         let name = |tail: &str| format!("{}_{tail}", self.prefix);
         let count = [(self.source.clone(), remotes.len() as f64)];
         gauges(&mut encoder, &name("remote_clusters"), "Remote clusters that are configured", count)?;
@@ -78,7 +99,7 @@ impl Collector for Remotes {
     }
 }
 
-impl Remotes {
+impl<S: Statuses> Remotes<S> {
     fn of(&self, remote: &RemoteStatus, more: Option<(&'static str, &str)>) -> Labels {
         let more = more.map(|(name, value)| (name, value.to_owned()));
         let target = [("target_cluster", remote.name.clone())];

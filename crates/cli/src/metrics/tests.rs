@@ -1,14 +1,17 @@
 //! Scrapes over HTTP, compared with the list of names.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use causeway_daemon::health::Health;
 use causeway_daemon::metrics::Metrics;
-use causeway_kvstore::{Store, StoreOptions};
+use causeway_kvstore::server::{Access, Server};
+use causeway_kvstore::{Store, StoreOptions, WriteOp};
+use causeway_mesh::cache::{self, Cache};
+use causeway_mesh::keys::{self, Kind, Layout};
 use causeway_mesh::publish::{
     self, Op, Options, PublishStatus, Publisher, Sink, SinkError, Sources, StoreSink,
 };
@@ -21,10 +24,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::cache::{CacheMetrics, Caching};
 use super::kvstore::{KvstoreMetrics, Measured};
 use super::publish::Publishing;
 use super::remotes::Remotes;
-use super::{AGENT, APISERVER};
+use super::{AGENT, APISERVER, KVSTOREMESH};
 
 const NAMES: &str = include_str!("cilium-names.txt");
 
@@ -172,7 +176,7 @@ impl Sink for Flaky {
 async fn a_mesh_server_exposes_every_name() {
     let metrics = Metrics::new("clustermesh-apiserver", "test");
     let info = cluster();
-    let kvstore = Arc::new(KvstoreMetrics::register(&metrics, APISERVER, &info.name));
+    let kvstore = Arc::new(KvstoreMetrics::register(&metrics, APISERVER, &info.name, publish::MAX_BATCH));
     let (sender, status) = watch::channel(PublishStatus::default());
     metrics.collect(Publishing { prefix: APISERVER, cluster: info.name.clone(), status: status.clone() });
     let before = scrape(metrics.clone()).await;
@@ -216,4 +220,93 @@ async fn a_mesh_server_exposes_every_name() {
     ] {
         assert!(text.contains(&format!("\n{APISERVER}_{line}\n")), "{line} in\n{text}");
     }
+}
+
+/// The store of cls-b, published by hand.
+fn published(b: &ClusterName) -> Store {
+    let store = Store::new(StoreOptions::default());
+    let put = |key: String, value: &'static str| WriteOp::Put(key.into(), value.into());
+    let config = r#"{"id":2,"capabilities":{"syncedCanaries":true,"maxConnectedClusters":255}}"#;
+    let mut ops = vec![
+        put(keys::HEARTBEAT.to_owned(), "t"),
+        put(keys::cluster_config(b), config),
+        put(keys::prefix(Layout::Native, Kind::Ip, b) + "10.2.0.21", "an address"),
+    ];
+    ops.extend(Kind::ALL.map(|kind| put(keys::marker(b, Layout::Native, kind), "t")));
+    store.apply(ops).unwrap();
+    store
+}
+
+#[tokio::test]
+async fn a_cache_exposes_every_name() {
+    let (own, b) = (cluster(), ClusterName::new("cls-b").unwrap());
+    let stop = CancellationToken::new();
+    let _stopped = stop.clone().drop_guard();
+    let source = published(&b);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(Server::plaintext(source.clone(), Access::open()).serve(listener, stop.clone()));
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("cls-b"), format!("endpoints:\n- http://127.0.0.1:{port}\n")).unwrap();
+
+    let metrics = Metrics::new("kvstoremesh", "test");
+    let store = Store::new(StoreOptions::default());
+    let options = cache::Options {
+        heartbeat: Some(Duration::from_secs(60)),
+        observer: Some(Arc::new(CacheMetrics::register(&metrics, &own.name))),
+        ..cache::Options::new(own.clone())
+    };
+    let cache = Cache::spawn(options, dir.path().to_owned(), store.clone(), stop).await;
+    let bootstrap = Arc::new(OnceLock::new());
+    metrics.collect(Caching { own: own.name.clone(), cache: cache.clone(), bootstrap: bootstrap.clone() });
+    metrics.collect(Remotes {
+        prefix: KVSTOREMESH,
+        source: vec![("source_cluster", own.name.to_string())],
+        status: cache.clone(),
+        global_services: None,
+    });
+    assert!(
+        scrape(metrics.clone())
+            .await
+            .contains("kvstoremesh_bootstrap_seconds{source_cluster=\"cls-a\"} 0.0\n")
+    );
+    let ready = cache.wait_for(|all| all.get(&b).is_some_and(|status| status.ready));
+    tokio::time::timeout(Duration::from_secs(60), ready).await.unwrap();
+    bootstrap.set(Duration::from_millis(1500)).unwrap();
+
+    // A store that is full for a while: what waits is told, and that it was refused.
+    store.set_space_alarm(true).unwrap();
+    let address = keys::prefix(Layout::Native, Kind::Ip, &b) + "10.2.0.22";
+    source.apply(vec![WriteOp::Put(address.into(), "an address".into())]).unwrap();
+    let says = async |line: &str| {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let text = scrape(metrics.clone()).await;
+            if text.contains(&format!("\n{KVSTOREMESH}_{line}\n")) {
+                return text;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{line} in\n{text}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let of_ip = "scope=\"ip/v1\",source_cluster=\"cls-b\"";
+    says(&format!("kvstore_sync_queue_size{{{of_ip}}} 1")).await;
+    store.set_space_alarm(false).unwrap();
+    let text = says(&format!("kvstore_sync_queue_size{{{of_ip}}} 0")).await;
+    compare("kvstoremesh", &text);
+    for line in [
+        "bootstrap_seconds{source_cluster=\"cls-a\"} 1.5",
+        "remote_cluster_readiness_status{source_cluster=\"cls-a\",target_cluster=\"cls-b\"} 1.0",
+        "kvstore_initial_sync_completed{scope=\"ip/v1\",source_cluster=\"cls-b\",action=\"read\"} 1.0",
+        "kvstore_initial_sync_completed{scope=\"ip/v1\",source_cluster=\"cls-b\",action=\"write\"} 1.0",
+        "kvstore_events_queue_seconds_count{action=\"modify\",scope=\"ip/v1\"} 2",
+        "controllers_group_runs_total{status=\"success\",group_name=\"kvstore-heartbeat\"} 1",
+    ] {
+        assert!(text.contains(&format!("\n{KVSTOREMESH}_{line}\n")), "{line} in\n{text}");
+    }
+    let errors =
+        text.lines().find(|line| line.starts_with(&format!("{KVSTOREMESH}_kvstore_sync_errors_total")));
+    assert!(errors.is_some_and(|line| line.contains(of_ip)), "{text}");
+    let quorum = format!("{KVSTOREMESH}_kvstore_quorum_errors_total{{error=\"full\"}}");
+    assert!(text.contains(&quorum), "{text}");
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use causeway_lab::Lab;
 use causeway_lab::runtime::registry::PodRecord;
+use causeway_lab::topology::plan::API_PORT;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -46,6 +47,19 @@ impl Clusters {
             clusters.ready(context);
         }
         clusters
+    }
+
+    /// Installs once more, now with a cache of the other clusters in the mesh server. Connect after it.
+    pub(crate) fn cache(&self, cluster: &str) {
+        let plan = self.lab.plan();
+        let of = plan.clusters.iter().find(|plan| plan.name == cluster).unwrap();
+        let (id, api) = (of.id.to_string(), format!("{}:{API_PORT}", of.api_server));
+        let subnet = &plan.subnets[of.subnet].id;
+        let place = ["--context", cluster, "--cluster-id", &id, "--subnet-id", subnet, "--api-server", &api];
+        self.causeway(&[&["install", "--enable-kvstoremesh"], &place[..]].concat());
+        let wait =
+            ["-n", "kube-system", "rollout", "status", "deployment/clustermesh-apiserver", "--timeout=60s"];
+        self.kubectl(cluster, &wait);
     }
 
     pub(crate) fn connect(&self) -> String {
@@ -174,9 +188,24 @@ impl Clusters {
 
     /// The process of the agent on a node; none while there is none.
     pub(crate) fn agent(&self, cluster: &str, node: &str) -> Option<Pid> {
+        self.processes(cluster, node, "causeway-").first().copied()
+    }
+
+    /// The processes of the mesh server of a cluster, one per replica that runs.
+    pub(crate) fn apiservers(&self, cluster: &str) -> Vec<Pid> {
+        let plan = self.lab.plan();
+        let of = plan.clusters.iter().find(|plan| plan.name == cluster).unwrap();
+        of.nodes
+            .iter()
+            .flat_map(|node| self.processes(cluster, &node.name, "clustermesh-apiserver-"))
+            .collect()
+    }
+
+    /// The first process of each pod on a node whose name begins like this.
+    fn processes(&self, cluster: &str, node: &str, pod: &str) -> Vec<Pid> {
         let records = PodRecord::list(&self.lab.dir().node(cluster, node));
-        let agent = records.iter().find(|r| r.name.starts_with("causeway-"))?;
-        agent.containers.first().map(|c| Pid::from_raw(c.pid as i32))
+        let pods = records.iter().filter(|record| record.name.starts_with(pod));
+        pods.filter_map(|record| Some(Pid::from_raw(record.containers.first()?.pid as i32))).collect()
     }
 }
 

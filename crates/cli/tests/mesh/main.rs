@@ -4,4 +4,5 @@ mod agent;
 mod clusters;
 mod control_plane;
 mod forwarding;
+mod servers;
 mod services;

@@ -2,4 +2,5 @@
 
 mod fixture;
 mod kvstore;
+mod kvstoremesh;
 mod troubleshoot;

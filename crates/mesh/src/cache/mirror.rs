@@ -15,7 +15,7 @@ use crate::remote::RemoteStatus;
 use crate::wire::{Reason, config, timestamp};
 
 /// Most writes of one revision: readers get them in one message.
-const BATCH: usize = 256;
+pub const MAX_BATCH: usize = 256;
 
 /// What the store holds of one cluster. Arrays are in the order of [`Kind::ALL`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,6 +72,19 @@ struct Copy {
 struct Batch {
     of: Option<(ClusterName, Kind)>,
     ops: Vec<WriteOp>,
+}
+
+/// Writes of one kind of one cluster, of one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queued {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The kind.
+    pub kind: Kind,
+    /// Keys to be put.
+    pub puts: usize,
+    /// Keys to be deleted.
+    pub deletes: usize,
 }
 
 /// Writes of one kind that are being gathered.
@@ -144,7 +157,7 @@ impl Mirror {
                 Change::Put(kind, ..) | Change::Gone(kind, _) => Some(*kind),
                 _ => None,
             };
-            if let Some(full) = open.take_if(|open| Some(open.kind) != kind || open.ops.len() >= BATCH) {
+            if let Some(full) = open.take_if(|open| Some(open.kind) != kind || open.ops.len() >= MAX_BATCH) {
                 self.close(cluster, full);
             }
             match change {
@@ -197,6 +210,16 @@ impl Mirror {
     /// The store's own sign of life.
     pub fn beat(&mut self) {
         self.put(keys::HEARTBEAT.to_owned(), timestamp().into());
+    }
+
+    /// The writes of the clusters' keys that were decided and are not in the store, in their order.
+    pub fn queued(&self) -> Vec<Queued> {
+        let of = |batch: &Batch| {
+            let (cluster, kind) = batch.of.clone()?;
+            let deletes = batch.ops.iter().filter(|op| matches!(op, WriteOp::Delete(_))).count();
+            Some(Queued { cluster, kind, puts: batch.ops.len() - deletes, deletes })
+        };
+        self.queue.iter().filter_map(of).collect()
     }
 
     /// Carries out what was decided. What was written is not tried again.
@@ -269,7 +292,7 @@ impl Mirror {
     }
 
     fn delete(&mut self, of: Option<(&ClusterName, Kind)>, keys: Vec<Bytes>) {
-        for keys in keys.chunks(BATCH) {
+        for keys in keys.chunks(MAX_BATCH) {
             let ops = keys.iter().cloned().map(WriteOp::Delete).collect();
             self.queue.push_back(Batch { of: of.map(|(cluster, kind)| (cluster.clone(), kind)), ops });
         }

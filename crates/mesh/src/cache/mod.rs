@@ -12,10 +12,12 @@ mod copied;
 mod mirror;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_kvstore::Store;
+use causeway_kvstore::{Error, Store};
 use causeway_model::{ClusterInfo, ClusterName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -23,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 pub use copied::{Change, Copied, Message};
-pub use mirror::{CopyStatus, Mirror};
+pub use mirror::{CopyStatus, MAX_BATCH, Mirror, Queued};
 
 use crate::config_dir::Peers;
 use crate::keys::Kind;
@@ -43,6 +45,18 @@ pub struct Options {
     pub heartbeat: Option<Duration>,
     /// Most bytes of keys and values kept of one cluster: one peer must not fill the store for all.
     pub max_cluster_bytes: i64,
+    /// Is told of every write.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+/// Is told what happens, for metrics. It must not wait.
+pub trait Observer: Debug + Send + Sync {
+    /// These are in the store, which took this long for all of them, `waited` after they were first known here.
+    fn written(&self, writes: &[Queued], took: Duration, waited: Duration);
+    /// The store refused the first of these after this long; all of them are tried again.
+    fn refused(&self, writes: &[Queued], took: Duration, error: Error);
+    /// The heartbeat was written, at once or only after the store had refused it.
+    fn beat(&self, at_once: bool);
 }
 
 impl Options {
@@ -54,6 +68,7 @@ impl Options {
             drain_grace: Duration::from_secs(180),
             heartbeat: None,
             max_cluster_bytes: 256 << 20,
+            observer: None,
         }
     }
 }
@@ -89,7 +104,7 @@ impl Cache {
         tokio::spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = run(mirror, messages, options.heartbeat, board) => {}
+                () = run(mirror, messages, options.heartbeat, options.observer, board) => {}
             }
         });
         Self { remotes, copies }
@@ -142,6 +157,7 @@ async fn run(
     mut mirror: Mirror,
     mut messages: mpsc::Receiver<Message>,
     heartbeat: Option<Duration>,
+    observer: Option<Arc<dyn Observer>>,
     board: watch::Sender<Copies>,
 ) {
     let started = Instant::now();
@@ -149,11 +165,14 @@ async fn run(
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let drain = mirror.deadline().map(|at| started + at);
-        let mut touched = None;
+        let (mut touched, mut beats) = (None, false);
         tokio::select! {
             // The heartbeat must not starve behind a burst.
             biased;
-            _ = beat.tick(), if heartbeat.is_some() => mirror.beat(),
+            _ = beat.tick(), if heartbeat.is_some() => {
+                mirror.beat();
+                beats = true;
+            }
             () = sleep_until(drain.unwrap_or(started)), if drain.is_some() => mirror.tick(started.elapsed()),
             message = messages.recv() => {
                 let Some(Message { cluster, changes }) = message else { return };
@@ -161,8 +180,8 @@ async fn run(
                 touched = Some(cluster);
             }
         }
-        let mut failed = false;
-        while let Err(reason) = mirror.write().await {
+        let (mut failed, known) = (false, Instant::now());
+        while let Err(reason) = write(&mut mirror, observer.as_deref(), known).await {
             if !std::mem::replace(&mut failed, true) {
                 error!(%reason, "the store refuses what is to be cached; it is tried again, and nothing is lost");
             }
@@ -171,12 +190,27 @@ async fn run(
         if failed {
             info!("the store takes writes again");
         }
+        if let Some(observer) = observer.as_ref().filter(|_| beats) {
+            observer.beat(!failed);
+        }
         let Some(cluster) = touched else { continue };
         board.send_modify(|copies| match mirror.copy(&cluster) {
             Some(status) => drop(copies.insert(cluster, status.clone())),
             None => drop(copies.remove(&cluster)),
         });
     }
+}
+
+async fn write(mirror: &mut Mirror, observer: Option<&dyn Observer>, known: Instant) -> Result<(), Error> {
+    let Some(observer) = observer else { return mirror.write().await };
+    let (before, start) = (mirror.queued(), Instant::now());
+    let result = mirror.write().await;
+    let (left, took) = (mirror.queued(), start.elapsed());
+    observer.written(&before[..before.len() - left.len()], took, known.elapsed());
+    if let Err(error) = result {
+        observer.refused(&left, took, error);
+    }
+    result
 }
 
 #[cfg(test)]

@@ -346,7 +346,7 @@ impl World {
         }
         let configs = below(&self.hops[1].store, "cilium/cluster-config/");
         for cluster in &self.configured {
-            // A reader asks for the id once a connection, and drops everything when it finds another.
+            // A reader drops everything when it finds another id.
             let announced = configs.get(&keys::cluster_config(cluster));
             let id = announced.map(|value| config::decode(cluster, value).unwrap().id);
             if id != Some(self.sources[cluster].id) {
@@ -507,8 +507,8 @@ impl World {
             assert_eq!(configs.len(), self.configured.len(), "hop {at}");
             for cluster in &self.configured {
                 let announced = config::decode(cluster, &configs[&keys::cluster_config(cluster)]).unwrap();
-                // A reader asks once a connection, so it may not have noticed another id yet.
-                let id = if at == 0 { self.sources[cluster].id } else { announced.id };
+                // Also of one whose id changed behind a cache that stayed.
+                let id = self.sources[cluster].id;
                 assert_eq!((announced.id, announced.cached, announced.synced_canaries), (id, true, true));
                 let status = hop.mirror.copy(cluster).unwrap();
                 let mine = want.iter().filter(|(key, _)| {
@@ -539,6 +539,68 @@ fn sim_random_schedules_converge() {
         });
         assert!(outcome.is_ok(), "seed {seed}");
     }
+}
+
+/// How often it connected although no connection had failed.
+fn unprovoked(session: &SessionOf<Copied>) -> u64 {
+    session.conn() - session.status(|_| String::new()).num_failures
+}
+
+/// The reader keeps its connection to the cache while the cluster behind it changes its id.
+#[test]
+fn sim_another_id_behind_a_cache_is_noticed_at_once() {
+    let mut world = World::new(1);
+    let cluster = name("cls-b");
+    world
+        .sources
+        .get_mut(&cluster)
+        .unwrap()
+        .desired
+        .insert((Kind::Ip, "10.2.0.1".into()), "an address".into());
+    world.sources[&cluster].publish_all(&cluster);
+    world.heal();
+    // Connections that are not explained by a failure of the one before.
+    let conn = |world: &World| unprovoked(&world.hops[1].links[&cluster].session);
+    let before = conn(&world);
+    world.unsettle(&cluster);
+    world.sources.get_mut(&cluster).unwrap().id = 202;
+    world.sources[&cluster].announce(&cluster);
+    let announced = |world: &World| {
+        let configs = below(&world.hops[1].store, "cilium/cluster-config/");
+        config::decode(&cluster, &configs[&keys::cluster_config(&cluster)]).unwrap().id
+    };
+    assert_eq!(announced(&world), 2);
+    // No time passes: neither a heartbeat that is missing nor a new attempt tells of it.
+    for _ in 0..100 {
+        world.deliver(20);
+    }
+    assert_eq!((announced(&world), conn(&world)), (202, before + 1));
+    world.heal();
+    assert_eq!(conn(&world), before + 1, "one change, one connection");
+    // The same announcement once more changes nothing.
+    world.sources[&cluster].announce(&cluster);
+    world.heal();
+    assert_eq!(conn(&world), before + 1);
+}
+
+/// A peer that changes its mind all the time is asked about once in five seconds.
+#[test]
+fn sim_a_configuration_that_flaps_costs_little() {
+    let mut world = World::new(1);
+    let cluster = name("cls-b");
+    world.heal();
+    let conn = |world: &World| unprovoked(&world.hops[0].links[&cluster].session);
+    let before = conn(&world);
+    for second in 0..60 {
+        world.unsettle(&cluster);
+        world.sources.get_mut(&cluster).unwrap().id = 202 + second % 2;
+        world.sources[&cluster].announce(&cluster);
+        world.deliver(200);
+        world.advance(Duration::from_secs(1));
+    }
+    let connections = conn(&world) - before;
+    assert!((5..=13).contains(&connections), "{connections} connections in a minute");
+    world.heal();
 }
 
 #[test]

@@ -11,16 +11,21 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
-use causeway_kvstore::client::{Balancer, Client, ClientError};
+use causeway_kvstore::client::{Balancer, Client, ClientError, WatchMessage, WatchStream};
 use causeway_kvstore::pb::{
     self,
     compare::{CompareResult, CompareTarget, TargetUnion},
     request_op::Request,
     response_op::Response,
 };
+use causeway_kvstore::{KeyRange, WatchOptions};
 use causeway_model::ClusterName;
-use tokio::time::Instant;
-use tracing::info;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{debug, info};
 
 use super::sinks::{first, key_texts, keys_only, one, transaction};
 use super::{Op, Sink, SinkError};
@@ -30,6 +35,8 @@ use crate::keys;
 const SILENCE: Duration = Duration::from_secs(120);
 /// Keys of one page of a list.
 const PAGE: i64 = 1000;
+/// How long a watch that ended waits for its next beginning.
+const WATCH_AGAIN: Duration = Duration::from_millis(500);
 
 /// An etcd cluster, through a client whose certificate may write.
 #[derive(Debug)]
@@ -89,7 +96,8 @@ impl EtcdSink {
         let mut state = self.state();
         state.absent = config.is_none();
         let fresh = std::mem::take(&mut state.fresh);
-        let Some(config) = config else {
+        // Every publisher holds the key with a lease. Without one it was written by hand: nobody publishes.
+        let Some(config) = config.filter(|config| config.lease != 0) else {
             state.other = None;
             return Ok(());
         };
@@ -119,6 +127,38 @@ async fn call<R, T>(
     ask: impl AsyncFn(&Client, R) -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
     ask(&client, request).await
+}
+
+/// Tells whenever a watch begins, since what happened before is not known, and at every change; what is
+/// told while nobody listens is told once. A watch that ends is begun again, for ever.
+async fn follow(etcd: Balancer, range: KeyRange, told: &mpsc::Sender<()>) {
+    loop {
+        match watch(&etcd, &range).await {
+            Ok((client, mut messages)) => loop {
+                match messages.next().await {
+                    Some(Ok(WatchMessage::Created(_) | WatchMessage::Events(..))) => drop(told.try_send(())),
+                    Some(Err(error)) if error.is_of_endpoint() => break etcd.failed(&client).await,
+                    _ => break,
+                }
+            },
+            Err(error) => debug!(%error, "the cluster configuration cannot be watched yet"),
+        }
+        sleep(WATCH_AGAIN).await;
+    }
+}
+
+/// A watch of what is written from now on.
+async fn watch(etcd: &Balancer, range: &KeyRange) -> Result<(Client, WatchStream), ClientError> {
+    let client = etcd.client().await?;
+    match client.watch(WatchOptions::new(range.clone(), 0)).await {
+        Ok(messages) => Ok((client, messages)),
+        Err(error) => {
+            if error.is_of_endpoint() {
+                etcd.failed(&client).await;
+            }
+            Err(error)
+        }
+    }
 }
 
 fn compare(key: &str, target: CompareTarget, wanted: TargetUnion) -> pb::Compare {
@@ -208,6 +248,20 @@ impl Sink for EtcdSink {
         }
     }
 
+    fn changes(&self, key: &str) -> BoxStream<'static, ()> {
+        let (told, changes) = mpsc::channel(1);
+        let (etcd, range) = (self.etcd.clone(), KeyRange::single(key.to_owned()));
+        // A task of its own: whoever holds the stream makes calls between two looks at it, and these wait
+        // for a connection that is being made.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = told.closed() => {}
+                () = follow(etcd, range, &told) => {}
+            }
+        });
+        ReceiverStream::new(changes).boxed()
+    }
+
     async fn keep_alive(&self, lease: i64) -> Result<(), SinkError> {
         match self.etcd.call(|c| call(c, lease, async |c, lease| c.lease_keep_alive(lease).await)).await? {
             1.. => Ok(()),
@@ -246,6 +300,8 @@ mod tests {
         sink.decide(Some(&kv(6)), 11, at(251)).expect("it has been silent for two minutes");
         assert!(replaced(sink.decide(Some(&kv(8)), 11, at(300))), "its silence is measured anew");
         sink.decide(None, 0, at(301)).expect("nobody publishes");
+        let by_hand = pb::KeyValue { lease: 0, ..kv(9) };
+        sink.decide(Some(&by_hand), 11, at(302)).expect("no publisher writes it without a lease");
     }
 
     #[test]

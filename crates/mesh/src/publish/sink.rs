@@ -20,6 +20,11 @@ pub enum SinkError {
     /// The store takes no request of this size.
     #[error("the store takes no request of this size")]
     TooLarge,
+    /// The store is full.
+    #[error(
+        "the store is full: give it a larger quota (quota-backend-bytes), or compact it and disarm its alarm"
+    )]
+    Full,
     /// Anything else; the write is tried again.
     #[error("{0}")]
     Failed(String),

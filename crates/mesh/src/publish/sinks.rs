@@ -51,6 +51,7 @@ impl From<Error> for SinkError {
         match error {
             Error::LeaseNotFound => Self::LeaseLost,
             Error::RequestTooLarge => Self::TooLarge,
+            Error::NoSpace => Self::Full,
             error => Self::Failed(error.to_string()),
         }
     }

@@ -8,6 +8,8 @@ use crate::wire::Reason;
 pub enum StreamId {
     /// The heartbeat key.
     Heartbeat,
+    /// The cluster configuration, from when it was accepted.
+    Config,
     /// The sync markers.
     Markers,
     /// The entries of a kind.

@@ -2,7 +2,8 @@
 //!
 //! It is told what happened and what time it is, and answers with what to do and what changed.
 //! Connection: heartbeat list (which proves the connection), then the cluster configuration, then the
-//! sync markers if the peer writes them, then each kind as its marker appears. Whatever fails, what
+//! sync markers if the peer writes them, then each kind as its marker appears. The configuration is
+//! followed too: another one is judged on a new connection. Whatever fails, what
 //! was accepted stays in force; it goes when a complete list no longer names it, when the peer's id
 //! changes, when the peer is no longer configured, and, for services and exports, when the cache TTL
 //! runs out. Answers that no etcd can give end the connection and are counted.
@@ -20,6 +21,9 @@ use super::stream::{State, Stream};
 use super::{Ids, Options, RejectedStatus};
 use crate::keys::{self, Kind};
 use crate::wire::Reason;
+
+/// A connection that is younger than this is not given up for another configuration of the peer.
+const SETTLE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -242,6 +246,17 @@ impl<K: Keep> SessionOf<K> {
         self.conn += 1;
         self.phase = Phase::Connecting { since: now };
         out.actions.push(Action::Connect { conn: self.conn });
+    }
+
+    /// Connects anew because of what the peer says: at once, but not again and again, whatever it says.
+    pub(super) fn reconnect(&mut self, now: Duration, since: Duration, out: &mut Output<K>) {
+        let wait = SETTLE.saturating_sub(now.saturating_sub(since));
+        if wait.is_zero() {
+            return self.connect(now, out);
+        }
+        self.leave(now);
+        self.phase = Phase::Waiting { until: now + wait };
+        out.actions.push(Action::Disconnect);
     }
 
     pub(super) fn fail(&mut self, now: Duration, text: String, out: &mut Output<K>) {

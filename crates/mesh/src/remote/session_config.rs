@@ -64,6 +64,19 @@ impl<K: Keep> SessionOf<K> {
         if canaries {
             self.start_named(StreamId::Markers, keys::marker_prefix(&self.name), out);
         }
+        self.start_named(StreamId::Config, keys::cluster_config(&self.name), out);
+    }
+
+    /// The configuration as the peer has it now. What was listed under another one must not be mixed with
+    /// what follows, so it is judged on a new connection.
+    pub(super) fn config_seen(&mut self, now: Duration, value: &[u8], out: &mut Output<K>) {
+        let Phase::Running { since } = self.phase else { return };
+        let Some((_, accepted)) = &self.peer else { return };
+        if config::decode(&self.name, value).is_ok_and(|config| config == *accepted) {
+            return;
+        }
+        info!(cluster = %self.name, "a remote cluster changed its configuration; connecting again");
+        self.reconnect(now, since, out);
     }
 
     /// The checks of mesh-protocol 3.3. A refused configuration changes nothing, unless it tells that the

@@ -54,7 +54,7 @@ impl<K: Keep> SessionOf<K> {
     ) {
         let most = match id {
             StreamId::Data(kind) => self.options.limits.keys(kind).saturating_mul(ENDLESS),
-            StreamId::Heartbeat | StreamId::Markers => MOST_MARKERS,
+            StreamId::Heartbeat | StreamId::Config | StreamId::Markers => MOST_MARKERS,
         };
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let State::Listing { revision: pinned, skip } = stream.state else { return };
@@ -71,7 +71,7 @@ impl<K: Keep> SessionOf<K> {
         for (key, value) in entries {
             match id {
                 StreamId::Data(kind) if skip => self.unreadable(kind, key, out),
-                _ => self.put(id, key, value, out),
+                _ => self.put(now, id, key, value, out),
             }
         }
         let revision = if pinned == 0 { revision } else { pinned };
@@ -96,7 +96,7 @@ impl<K: Keep> SessionOf<K> {
                     out.actions.push(Action::ReadConfig { conn: self.conn, key });
                 }
             }
-            StreamId::Markers => {}
+            StreamId::Config | StreamId::Markers => {}
             StreamId::Data(kind) => {
                 if let Some((known, _, mut intake)) = self.intake(kind) {
                     out.events.extend(known.list_done(&mut intake));
@@ -142,10 +142,10 @@ impl<K: Keep> SessionOf<K> {
                     if id == StreamId::Heartbeat {
                         self.heartbeat_at = now;
                     }
-                    self.put(id, &key, &value, out);
+                    self.put(now, id, &key, &value, out);
                 }
                 Change::Delete(key) => {
-                    // A marker or heartbeat that goes means nothing (mesh-protocol 3.4).
+                    // Anything else that goes means nothing (mesh-protocol 3.4).
                     if let StreamId::Data(kind) = id
                         && let Some((known, prefix, mut intake)) = self.intake(kind)
                     {
@@ -157,9 +157,10 @@ impl<K: Keep> SessionOf<K> {
         self.use_room(now, out);
     }
 
-    fn put(&mut self, id: StreamId, key: &[u8], value: &[u8], out: &mut Output<K>) {
+    fn put(&mut self, now: Duration, id: StreamId, key: &[u8], value: &[u8], out: &mut Output<K>) {
         match id {
             StreamId::Heartbeat => {}
+            StreamId::Config => self.config_seen(now, value, out),
             StreamId::Markers => self.marker(key, out),
             StreamId::Data(kind) => {
                 if let Some((known, prefix, mut intake)) = self.intake(kind) {

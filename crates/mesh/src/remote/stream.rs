@@ -25,6 +25,8 @@ pub(super) enum State {
 pub(super) struct Stream {
     pub(super) id: StreamId,
     pub(super) prefix: String,
+    /// First key beyond.
+    end: Vec<u8>,
     pub(super) state: State,
     pub(super) op: u64,
     /// First key of the page asked for.
@@ -49,8 +51,24 @@ const GOOD_WATCH: Duration = Duration::from_secs(10);
 impl Stream {
     /// A stream of a prefix, with at most `page` keys per page.
     pub(super) fn new(id: StreamId, prefix: String, page: i64) -> Self {
-        let state = State::Blocked;
-        Self { id, prefix, state, op: 0, from: vec![], page, seen: 0, listed_at: 0, listed: 0, failures: 0 }
+        let end = match id {
+            // One key: the names of other clusters may begin like this one's.
+            StreamId::Config => [prefix.as_bytes(), &[0]].concat(),
+            _ => keys::range_end(prefix.as_bytes()),
+        };
+        Self {
+            id,
+            prefix,
+            end,
+            state: State::Blocked,
+            op: 0,
+            from: vec![],
+            page,
+            seen: 0,
+            listed_at: 0,
+            listed: 0,
+            failures: 0,
+        }
     }
 
     /// Starts the list from its beginning.
@@ -85,7 +103,7 @@ impl Stream {
     fn ask_page(&mut self, conn: u64, revision: i64, skip: bool) -> Action {
         self.op += 1;
         self.state = State::Listing { revision, skip };
-        let (start, end) = (self.from.clone(), keys::range_end(self.prefix.as_bytes()));
+        let (start, end) = (self.from.clone(), self.end.clone());
         let (stream, op, limit) = (self.id, self.op, self.page);
         Action::List { conn, stream, op, start, end, revision, limit, keys_only: skip }
     }
@@ -99,8 +117,7 @@ impl Stream {
         most: usize,
     ) -> Result<(), String> {
         self.listed += entries.len();
-        let end = keys::range_end(self.prefix.as_bytes());
-        let inside = |key: &[u8]| self.from.as_slice() <= key && key < end.as_slice();
+        let inside = |key: &[u8]| self.from.as_slice() <= key && key < self.end.as_slice();
         let wrong = if entries.len() as i64 > self.page {
             "more keys than asked for"
         } else if self.listed > most {
@@ -138,7 +155,7 @@ impl Stream {
         self.op += 1;
         self.listed_at = list_revision;
         self.state = State::Watching { since: now, confirmed: false };
-        let (start, end) = (self.prefix.clone().into_bytes(), keys::range_end(self.prefix.as_bytes()));
+        let (start, end) = (self.prefix.clone().into_bytes(), self.end.clone());
         Action::Watch { conn, stream: self.id, op: self.op, start, end, start_revision: list_revision + 1 }
     }
 

@@ -4,23 +4,20 @@
 #[path = "../certificates/mod.rs"]
 mod certificates;
 mod cluster;
+#[path = "../publisher/mod.rs"]
+mod publisher;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_kvstore::client::Balancer;
-use causeway_kvstore::pb;
+use causeway_kvstore::{KeyRange, pb};
 use causeway_mesh::keys::{self, Kind};
-use causeway_mesh::publish::{self, EtcdSink, PublishStatus, Publisher, Sources};
-use causeway_model::{
-    ClusterId, ClusterInfo, ClusterName, Event, IpEntry, Keyed, MaxClusters, NumericIdentity,
-};
+use causeway_mesh::publish::{self, EtcdSink, Options, PublishStatus, Publisher};
+use causeway_model::{ClusterInfo, Event, IpEntry, NumericIdentity};
 use cluster::Cluster;
-use futures::StreamExt;
-use futures::stream;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long anything in a test may take before it counts as lost. Far beyond what is needed.
@@ -29,11 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const SILENCE: Duration = Duration::from_secs(15);
 
 fn own() -> ClusterInfo {
-    ClusterInfo {
-        name: ClusterName::new("cls-a").unwrap(),
-        id: ClusterId::new(1, MaxClusters::C255).unwrap(),
-        max_clusters: MaxClusters::C255,
-    }
+    publisher::cluster("cls-a", 1)
 }
 
 fn address(n: u16) -> IpEntry {
@@ -46,6 +39,8 @@ fn address(n: u16) -> IpEntry {
     }
 }
 
+const CONFIG: &str = "cilium/cluster-config/cls-a";
+
 /// A publisher of addresses, and what it should have published.
 struct Publishing {
     events: mpsc::UnboundedSender<Event<IpEntry>>,
@@ -56,35 +51,17 @@ struct Publishing {
 
 impl Publishing {
     fn start(cluster: &Cluster) -> Self {
-        let (events, received) = mpsc::unbounded_channel();
-        fn nothing<T: Keyed<Key: Send> + Send + 'static>() -> stream::BoxStream<'static, Event<T>> {
-            stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed()
-        }
-        let sources = Sources {
-            nodes: nothing(),
-            identities: nothing(),
-            addresses: UnboundedReceiverStream::new(received).boxed(),
-            services: nothing(),
-            slices: nothing(),
-            exports: None,
-        };
-        let (sender, status) = watch::channel(PublishStatus::default());
+        Self::beating(cluster, SILENCE / 30)
+    }
+
+    /// With another time between two heartbeats.
+    fn beating(cluster: &Cluster, heartbeat: Duration) -> Self {
         let stop = CancellationToken::new();
         let sink = EtcdSink::new(Balancer::new(cluster.config()), &own().name).with_silence(SILENCE);
-        let options = publish::Options {
-            lease_ttl: Duration::from_secs(600),
-            heartbeat: SILENCE / 30,
-            enforce_config: Duration::from_secs(1),
-            observer: None,
-        };
-        tokio::spawn(publish::run(
-            Publisher::new(own(), false),
-            sources,
-            sink,
-            options,
-            sender,
-            stop.clone(),
-        ));
+        // Nothing that happens by the clock happens within the time of a test.
+        let seldom = Duration::from_secs(3600);
+        let options = Options { heartbeat, enforce_config: seldom, ..Options::default() };
+        let (events, status) = publisher::start(own(), sink, options, stop.clone(), |_| {});
         let wanted = Publisher::new(own(), false);
         let mut publishing = Self { events, status, wanted, _stop: stop.drop_guard() };
         publishing.send(Event::Reset);
@@ -119,7 +96,7 @@ impl Publishing {
             let leases: Vec<i64> = found.values().map(|(_, lease)| *lease).collect();
             let synced = found.keys().filter(|key| key.starts_with("cilium/synced/cls-a/")).count();
             let one_lease = leases.windows(2).all(|pair| pair[0] == pair[1]);
-            let config = found.contains_key("cilium/cluster-config/cls-a");
+            let config = found.get(CONFIG).is_some_and(|(value, _)| value.starts_with(b"{\"id\":1,"));
             if ips == self.wanted() && one_lease && synced == 5 && config && leases[0] != 0 {
                 return leases[0];
             }
@@ -216,13 +193,54 @@ async fn of_two_publishers_the_newer_one_writes_until_it_is_silent() {
     while start.elapsed() < SILENCE + SILENCE / 3 {
         let found = content(&etcd).await;
         assert!(!found.contains_key("cilium/state/ip/v1/default/10.1.0.4"), "both write");
-        assert_eq!(found["cilium/cluster-config/cls-a"].1, second);
+        assert_eq!(found[CONFIG].1, second);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     drop(newer);
     let third = older.equals(&etcd).await;
     assert!(third != first && third != second);
     older.until("ready again", |status| status.ready && status.last_error.is_none()).await;
+}
+
+/// Deletes a key, or with `prefix` all keys that begin with it.
+async fn delete(etcd: &Balancer, key: &'static str, prefix: bool) {
+    let range = if prefix { KeyRange::prefix(key) } else { KeyRange::single(key) };
+    let pb::RangeRequest { key: first, range_end, .. } = (&range).into();
+    let request = pb::DeleteRangeRequest { key: first, range_end, ..Default::default() };
+    let deleted = etcd.call(|client| {
+        let request = request.clone();
+        async move { client.delete(request).await }
+    });
+    assert!(deleted.await.unwrap().deleted > 0, "{key}");
+}
+
+/// Nothing is written and nothing compared for an hour: only a watch can tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_do_to_the_announcement_is_undone_at_once() {
+    let mut cluster = Cluster::start().await;
+    let etcd = Balancer::new(cluster.config());
+    let mut publishing = Publishing::beating(&cluster, Duration::from_secs(3600));
+    publishing.send(Event::Upsert(address(1)));
+    publishing.send(Event::Synced);
+    publishing.until("everything", |status| status.ready && status.pending == 0).await;
+    publishing.equals(&etcd).await;
+
+    delete(&etcd, CONFIG, false).await;
+    publishing.equals(&etcd).await;
+    delete(&etcd, "cilium/", true).await;
+    publishing.equals(&etcd).await;
+    // By hand, so without a lease: nobody else publishes.
+    put(&etcd, CONFIG).await;
+    publishing.equals(&etcd).await;
+    // Whichever member the watch was at, it goes on at another one.
+    for n in 0..cluster::MEMBERS {
+        cluster.kill(n);
+        cluster.leader().await;
+        put(&etcd, CONFIG).await;
+        publishing.equals(&etcd).await;
+        cluster.restart(n);
+        cluster.leader().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,8 @@ mod certificates;
 mod liar;
 mod process;
 mod proxy;
+#[path = "../publisher/mod.rs"]
+mod publisher;
 mod publishing;
 mod reading;
 
@@ -24,7 +26,8 @@ use certificates::{Authority, authority, certificate, files};
 use liar::Lie;
 use process::Process;
 use proxy::Proxy;
-use publishing::{Addresses, Publishing, address, cluster, publish};
+use publisher::cluster;
+use publishing::{Addresses, Publishing, address, publish};
 use reading::{PATIENCE, Reading, configure, peers, read};
 
 /// Certificates of both sides, and the reader's configuration towards a proxy.

@@ -11,7 +11,8 @@ use causeway_mesh::remote::RemoteStatus;
 use causeway_model::Event;
 
 use crate::certificates::files;
-use crate::publishing::{Addresses, address, cluster, publish};
+use crate::publisher::cluster;
+use crate::publishing::{Addresses, address, publish};
 use crate::reading::{PATIENCE, peers, read};
 
 const ROLE: &str = "CAUSEWAY_FAULTS_ROLE";

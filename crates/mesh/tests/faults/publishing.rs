@@ -8,25 +8,15 @@ use causeway_kvstore::server::Server;
 use causeway_kvstore::tls::TlsFiles;
 use causeway_kvstore::{Store, StoreOptions};
 use causeway_mesh::access;
-use causeway_mesh::publish::{self, PublishStatus, Publisher, Sources, StoreSink};
-use causeway_model::{ClusterId, ClusterInfo, ClusterName, Event, IpEntry, MaxClusters, NumericIdentity};
-use futures::StreamExt;
-use futures::stream;
+use causeway_mesh::publish::{Options, StoreSink};
+use causeway_model::{ClusterInfo, Event, IpEntry, NumericIdentity};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub(crate) const HOST: &str = "cls-b.mesh.cilium.io";
+use crate::publisher;
 
-pub(crate) fn cluster(name: &str, id: u32) -> ClusterInfo {
-    let max_clusters = MaxClusters::C255;
-    ClusterInfo {
-        name: ClusterName::new(name).unwrap(),
-        id: ClusterId::new(id, max_clusters).unwrap(),
-        max_clusters,
-    }
-}
+pub(crate) const HOST: &str = "cls-b.mesh.cilium.io";
 
 /// What a cluster has or a reader knows: number of an address, with its identity's.
 pub(crate) type Addresses = BTreeMap<u32, u32>;
@@ -65,19 +55,8 @@ pub(crate) async fn publish(info: ClusterInfo, tls: TlsFiles) -> Publishing {
     let rules = access::rules(&info.name, access::Administrators::Write);
     let serving = Server::mutual_tls(store.clone(), rules, tls).unwrap();
     tokio::spawn(serving.serve(listener, stop.clone()));
-    let (addresses, received) = mpsc::unbounded_channel();
-    let sources = Sources {
-        nodes: stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed(),
-        identities: stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed(),
-        addresses: UnboundedReceiverStream::new(received).boxed(),
-        services: stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed(),
-        slices: stream::iter([Event::Reset, Event::Synced]).chain(stream::pending()).boxed(),
-        exports: None,
-    };
-    let (sender, _) = watch::channel(PublishStatus::default());
-    let options = publish::Options { heartbeat: Duration::from_millis(500), ..Default::default() };
-    let publisher = Publisher::new(info, false);
-    tokio::spawn(publish::run(publisher, sources, StoreSink(store.clone()), options, sender, stop.clone()));
+    let options = Options { heartbeat: Duration::from_millis(500), ..Default::default() };
+    let (addresses, _) = publisher::start(info, StoreSink(store.clone()), options, stop.clone(), |_| {});
     Publishing { store, addresses, listens, _stop: stop.drop_guard() }
 }
 

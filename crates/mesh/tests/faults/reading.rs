@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::publishing::{Addresses, HOST, cluster, numbers};
+use crate::publisher::cluster;
+use crate::publishing::{Addresses, HOST, numbers};
 
 /// How long anything may take before it counts as lost. Far beyond what is needed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);

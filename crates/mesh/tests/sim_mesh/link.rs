@@ -6,6 +6,7 @@ use std::time::Duration;
 use causeway_mesh::remote::{
     Action, Body, Change, Ids, Input, LostReason, Options, Output, RemoteChange, Session, StreamId,
 };
+use causeway_mesh::wire::Reason;
 use causeway_model::ClusterName;
 
 use crate::cluster::Cluster;
@@ -204,12 +205,19 @@ impl Link {
         if matches!(action, Action::Connect { .. }) {
             (self.connected, self.told) = ((store, process), now);
         }
-        // A process takes its connections with it. A client may connect again by itself; that to the same
-        // store put back is noticed as long as it is behind what it told before, and taken as noticed after.
+        // A process takes its connections with it. A client may connect again by itself; its reads notice the
+        // same store put back as long as that is behind what it told before, and it is taken as noticed after.
         let (before, of) = self.connected;
-        if before == store && of != process && now >= self.told {
-            self.fail("connection reset", at);
-            return true;
+        if before == store && of != process {
+            if now >= self.told {
+                self.fail("connection reset", at);
+                return true;
+            }
+            if matches!(action, Action::List { .. } | Action::ReadConfig { .. }) {
+                let text = format!("revision {} and then {now}", self.told);
+                self.answer(None, Body::Wrong(Reason::RevisionBackwards, text), at);
+                return true;
+            }
         }
         self.told = self.told.max(now);
         match action {

@@ -8,57 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use causeway_kvstore::client::{Client, ClientConfig};
-use causeway_kvstore::server::Server;
 use causeway_kvstore::tls::TlsFiles;
-use causeway_kvstore::{Store, StoreOptions, WriteOp};
-use causeway_mesh::access::{self, Administrators};
-use causeway_mesh::keys::{self, Kind, Layout};
-use causeway_model::ClusterName;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use tokio_util::sync::CancellationToken;
+use causeway_mesh::keys::Kind;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::fixture::{GOOD, Mesh, PATIENCE, certificate};
+
 const LOCAL: &str = "clustermesh-apiserver.kube-system.svc";
-
-type Authority = CertifiedIssuer<'static, KeyPair>;
-
-fn authority() -> Authority {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// Writes ca.crt, tls.crt and tls.key, as a Secret is mounted.
-fn certificate(dir: &Path, cn: &str, names: &[&str], ca: &Authority) -> TlsFiles {
-    std::fs::create_dir_all(dir).unwrap();
-    let names: Vec<_> = names.iter().map(|name| name.to_string()).collect();
-    let mut params = CertificateParams::new(names).unwrap();
-    params.distinguished_name.push(DnType::CommonName, cn);
-    let key = KeyPair::generate().unwrap();
-    std::fs::write(dir.join("tls.crt"), params.signed_by(&key, ca).unwrap().pem()).unwrap();
-    std::fs::write(dir.join("tls.key"), key.serialize_pem()).unwrap();
-    std::fs::write(dir.join("ca.crt"), ca.pem()).unwrap();
-    TlsFiles::in_dir(dir)
-}
-
-/// The store of cluster cls-b, published by hand.
-fn published() -> Store {
-    let b = ClusterName::new("cls-b").unwrap();
-    let store = Store::new(StoreOptions::default());
-    let put = |key: String, value: &'static str| WriteOp::Put(key.into(), value.into());
-    let mut ops = vec![
-        put(keys::HEARTBEAT.to_owned(), "t"),
-        put(
-            keys::cluster_config(&b),
-            r#"{"id":2,"capabilities":{"syncedCanaries":true,"maxConnectedClusters":255}}"#,
-        ),
-        put(keys::prefix(Layout::Native, Kind::Ip, &b) + "10.2.0.21", "an address"),
-        put(keys::prefix(Layout::Native, Kind::Identities, &b) + "140013", "an identity"),
-    ];
-    ops.extend(Kind::ALL.map(|kind| put(keys::marker(&b, Layout::Native, kind), "t")));
-    store.apply(ops).unwrap();
-    store
-}
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -90,6 +45,23 @@ fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
 }
 
+/// URLs and name of the only member, as etcdctl has them from the store.
+fn members(port: u16, files: &TlsFiles) -> (Vec<String>, String) {
+    let file = |path: &Path| path.display().to_string();
+    let output = Command::new("etcdctl")
+        .env("ETCDCTL_API", "3")
+        .arg(format!("--endpoints=https://127.0.0.1:{port}"))
+        .args(["--cacert", &file(&files.ca), "--cert", &file(&files.cert), "--key", &file(&files.key)])
+        .args(["member", "list", "-w", "json"])
+        .output()
+        .expect("etcdctl is missing: apt-get install -y etcd-client");
+    let list: serde_json::Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    let member = &list["members"][0];
+    let urls = member["clientURLs"].as_array().unwrap().iter().map(|url| url.as_str().unwrap().to_owned());
+    (urls.collect(), member["name"].as_str().unwrap().to_owned())
+}
+
 async fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -104,38 +76,18 @@ async fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caches_serves_and_ends() {
     drop(rustls::crypto::ring::default_provider().install_default());
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name);
-    let ca = authority();
-    let stop = CancellationToken::new();
-    let _end = stop.clone().drop_guard();
-    let server_files = certificate(&at("b"), "clustermesh-apiserver.cilium.io", &["*.mesh.cilium.io"], &ca);
-    let rules = access::rules(&ClusterName::new("cls-b").unwrap(), Administrators::Read);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port_of_b = listener.local_addr().unwrap().port();
-    let store = published();
-    let server = Server::mutual_tls(store.clone(), rules, server_files).unwrap();
-    tokio::spawn(server.serve(listener, stop));
-
+    let mesh = Mesh::start().await;
+    let at = |name: &str| mesh.dir.path().join(name);
     // The pod's volumes: settings, the server's certificate, the peers with their client certificate.
     std::fs::create_dir_all(at("config")).unwrap();
     std::fs::write(at("config").join("cluster-name"), "cls-a\n").unwrap();
     std::fs::write(at("config").join("cluster-id"), "1\n").unwrap();
-    certificate(&at("tls"), "clustermesh-apiserver.cilium.io", &[LOCAL], &ca);
-    let client = certificate(&at("remote"), "remote", &[], &ca);
-    std::fs::create_dir_all(at("peers")).unwrap();
-    let peer = |port: u16| {
-        let text = format!(
-            "endpoints:\n- https://cls-b.mesh.cilium.io:{port}\ntrusted-ca-file: {}\ncert-file: {}\n\
-             key-file: {}\ncilium-host-aliases:\n- hostname: cls-b.mesh.cilium.io\n  ips: [127.0.0.1]\n",
-            client.ca.display(),
-            client.cert.display(),
-            client.key.display()
-        );
-        std::fs::write(at("peers").join("cls-b"), text).unwrap();
-    };
+    std::fs::create_dir_all(at("tls")).unwrap();
+    let names = [LOCAL, "127.0.0.1"];
+    let server = certificate(&at("tls"), "tls", "server", &names, &mesh.ca, GOOD, &mesh.ca);
+    std::fs::rename(server.ca, at("tls").join("ca.crt")).unwrap();
     // At first the peer cannot be reached.
-    peer(free_port());
+    mesh.peer("cls-b", &[free_port()], &mesh.host());
     let (port, health) = (free_port(), free_port());
     let health_at: SocketAddr = ([127, 0, 0, 1], health).into();
     let mut process = Process(
@@ -145,8 +97,10 @@ async fn caches_serves_and_ends() {
             .arg(at("config"))
             .arg("--tls-dir")
             .arg(at("tls"))
-            .env("CILIUM_CLUSTERMESH_CONFIG", at("peers"))
+            .env("CILIUM_CLUSTERMESH_CONFIG", mesh.peers())
             .args(["--per-cluster-ready-timeout", "10m"])
+            .args(["--advertise-client-urls", &format!("https://{LOCAL}:{port}")])
+            .args(["--quota-backend-bytes", "123456789", "--auto-compaction-retention", "1s"])
             .stderr(Stdio::null())
             .spawn()
             .unwrap(),
@@ -154,13 +108,14 @@ async fn caches_serves_and_ends() {
     let waiting = until("the health port", || get(health_at, "/readyz")).await;
     assert_eq!(waiting.0, 503);
     assert!(waiting.1.contains("cls-b") || waiting.1.contains("not cached yet"), "{}", waiting.1);
-    peer(port_of_b);
+    mesh.peer("cls-b", &[mesh.port], &mesh.host());
     until("ready", || get(health_at, "/readyz").filter(|(status, _)| *status == 200)).await;
 
     // What an agent of this cluster reads.
+    let files = certificate(mesh.dir.path(), "local", "local-cls-a", &[], &mesh.ca, GOOD, &mesh.ca);
     let config = ClientConfig {
         endpoints: vec![format!("https://{LOCAL}:{port}")],
-        tls: Some(certificate(&at("local"), "local-cls-a", &[], &ca)),
+        tls: Some(files.clone()),
         resolve: [(LOCAL.to_owned(), vec!["127.0.0.1".parse().unwrap()])].into(),
         timeout: PATIENCE,
     };
@@ -172,8 +127,8 @@ async fn caches_serves_and_ends() {
     }
     let mut wanted = vec![
         "cilium/.heartbeat".to_owned(),
-        "cilium/cache/identities/v1/cls-b/id/140013".to_owned(),
         "cilium/cache/ip/v1/cls-b/10.2.0.21".to_owned(),
+        "cilium/cache/ip/v1/cls-b/10.2.0.22".to_owned(),
         "cilium/cluster-config/cls-b".to_owned(),
     ];
     let mut markers = Kind::ALL.map(|kind| format!("cilium/synced/cls-b/cilium/cache/{}/v1", kind.word()));
@@ -181,8 +136,23 @@ async fn caches_serves_and_ends() {
     wanted.extend(markers);
     assert_eq!(read, wanted);
 
-    let metrics = get(health_at, "/metrics").unwrap().1;
+    assert_eq!(
+        members(port, &files),
+        (vec![format!("https://{LOCAL}:{port}")], "clustermesh-apiserver".into())
+    );
+    // The store's history of a second is kept, so after that there is some that is not.
+    let compacted = "etcd_debugging_mvcc_compact_revision ";
+    let metrics = until("a compaction", || {
+        let text = get(health_at, "/metrics")?.1;
+        let revision = text.lines().find_map(|line| line.strip_prefix(compacted))?;
+        (revision != "0").then_some(text)
+    })
+    .await;
     for line in [
+        "etcd_server_quota_backend_bytes 123456789",
+        "# TYPE etcd_mvcc_put counter",
+        "cilium_kvstoremesh_kvstore_initial_sync_completed{scope=\"ip/v1\",source_cluster=\"cls-b\",action=\"write\"} 1",
+        "cilium_kvstoremesh_controllers_group_runs_total{status=\"success\",group_name=\"kvstore-heartbeat\"} 1",
         "cilium_kvstoremesh_remote_clusters{source_cluster=\"cls-a\"} 1",
         "cilium_kvstoremesh_remote_cluster_readiness_status{source_cluster=\"cls-a\",target_cluster=\"cls-b\"} 1",
         "causeway_build_info{role=\"kvstoremesh\"",
@@ -190,7 +160,8 @@ async fn caches_serves_and_ends() {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }
     let state: serde_json::Value = serde_json::from_str(&get(health_at, "/debug/state").unwrap().1).unwrap();
-    assert_eq!(state["remotes"]["cls-b"]["num-endpoints"], 1);
+    assert_eq!(state["remotes"]["cls-b"]["num-endpoints"], 2);
+    assert_eq!(state["store"]["full"], false);
 
     let pid = nix::unistd::Pid::from_raw(process.0.id() as i32);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
@@ -211,8 +182,17 @@ fn missing_settings_and_files_are_named() {
     let health = format!("127.0.0.1:{}", free_port());
     let named = ["--cluster-name", "cls-a", "--cluster-id", "1", "--health-listen", &health];
     let tls = dir.path().join("none");
+    for (flag, value, says) in [
+        ("--quota-backend-bytes", "2Gi", "quota-backend-bytes"),
+        ("--max-request-bytes", "1", "max-request-bytes 1 is not between"),
+        ("--auto-compaction-retention", "often", "hours like 1 or a duration like 30m"),
+        ("--auto-compaction-mode", "weekly", "auto-compaction-mode \"weekly\""),
+    ] {
+        let text = run(&[&named[..], &[flag, value]].concat());
+        assert!(text.contains(says), "{text}");
+    }
     let text = run(&[&named[..], &["--tls-dir", tls.to_str().unwrap()]].concat());
-    assert!(text.contains("the cache's certificates") && text.contains("none"), "{text}");
+    assert!(text.contains("the certificates of the store's server") && text.contains("none"), "{text}");
     let text = Command::new(env!("CARGO_BIN_EXE_causeway")).args(["kvstoremesh", "--help"]).output().unwrap();
     assert!(String::from_utf8_lossy(&text.stdout).contains("One connection per remote cluster"));
 }
