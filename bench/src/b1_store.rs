@@ -17,9 +17,15 @@ struct Sample {
 
 /// Runs the pairs: many puts in flight, and one at a time.
 pub(crate) fn run(context: &Context) -> anyhow::Result<Vec<Case>> {
-    let busy = [("count", context.scaled(150_000)), ("connections", 8), ("in-flight", 32)];
-    let alone =
-        [("first", 1_000_000), ("count", context.scaled(5_000)), ("connections", 1), ("in-flight", 1)];
+    let warmup = ("warmup-secs", context.warmup());
+    let busy = [("count", context.scaled(150_000)), ("connections", 8), ("in-flight", 32), warmup];
+    let alone = [
+        ("first", 1_000_000),
+        ("count", context.scaled(5_000)),
+        ("connections", 1),
+        ("in-flight", 1),
+        warmup,
+    ];
     let samples = pairs(context, |store| {
         Ok((store.load::<Sample>("put", &busy)?, store.load::<Sample>("put", &alone)?))
     })?;

@@ -28,15 +28,16 @@ fn fill(store: &Store, shape: &[(&str, u64)]) -> anyhow::Result<()> {
 /// Runs the pairs: (a) and (b) on the keys of 250 clusters, (c) on one prefix as large as half of them.
 pub(crate) fn run(context: &Context) -> anyhow::Result<Vec<Case>> {
     let shape = [("prefixes", PREFIXES), ("keys", context.scaled(1_200))];
-    let get = [shape[0], shape[1], ("count", context.scaled(100_000))];
-    let list = [shape[0], ("page", 256)];
+    let warmup = ("warmup-secs", context.warmup());
+    let get = [shape[0], shape[1], ("count", context.scaled(100_000)), warmup];
+    let list = [shape[0], ("page", 256), ("secs", context.secs(2))];
     let many = pairs(context, |store| {
         fill(store, &shape)?;
         Ok((store.load::<Sample>("get", &get)?, store.load::<Sample>("list", &list)?))
     })?;
     let large = pairs(context, |store| {
         fill(store, &[("prefixes", 1), ("keys", context.scaled(150_000))])?;
-        store.load::<Sample>("list", &[("prefixes", 1), ("page", 1_000)])
+        store.load::<Sample>("list", &[("prefixes", 1), ("page", 1_000), ("secs", context.secs(2))])
     })?;
     let cpu = ("µs", Better::Lower);
     // Targets of benchmarks 6.2.

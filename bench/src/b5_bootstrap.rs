@@ -20,7 +20,7 @@ struct Sample {
     churn: [Churn; 2],
 }
 
-fn shape(context: &Context) -> Shape {
+pub(crate) fn shape(context: &Context) -> Shape {
     Shape { clusters: context.scaled(250), nodes: 100, identities: 100, endpoints: 1000 }
 }
 

@@ -42,7 +42,8 @@ struct Memory {
 /// Runs the bursts, then the clusters at rest.
 pub(crate) fn run(context: &Context) -> anyhow::Result<Vec<Case>> {
     let mut cases = Vec::new();
-    for full in BURSTS {
+    let bursts = if context.divisor > 10 { &BURSTS[1..] } else { &BURSTS[..] };
+    for full in bursts.iter().copied() {
         for cache in [false, true] {
             cases.extend(burst(context, context.scaled(full), cache)?);
         }

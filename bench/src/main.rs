@@ -11,6 +11,7 @@ mod b3_watch;
 mod b4_propagation;
 mod b5_bootstrap;
 mod burst;
+mod ipcache;
 mod mesh;
 mod pairs;
 mod report;
@@ -29,7 +30,7 @@ use clap::Parser;
 /// Side-by-side benchmarks.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Which benchmarks to run, comma separated; all when empty: B1 to B7, B11, ROUTE, SERVICE, BURST, SCALE
+    /// Which benchmarks to run, comma separated; all when empty: B1 to B7, B11, ROUTE, IPCACHE, SERVICE, BURST, SCALE
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Pairs of samples a case; 7 is the least that is published [default: 7; 1 when short or tiny]
@@ -64,6 +65,7 @@ const BENCHES: &[Bench] = &[
     ("B7", b5_bootstrap::churn),
     ("B11", b11_pods::run),
     ("ROUTE", route::run),
+    ("IPCACHE", ipcache::run),
     ("SERVICE", service::run),
     ("BURST", burst::run),
     ("SCALE", scale::run),

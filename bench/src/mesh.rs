@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::pairs::Pairs;
 use crate::run::{Context, Server, free_port, sample};
@@ -88,7 +89,11 @@ impl Mesh {
         Ok(Self { driver, shape, source, carrier, dest: Some(dest), dest_url, boot })
     }
 
-    fn ours(context: &Context, shape: Shape) -> anyhow::Result<Self> {
+    /// Our cache of a mesh of this shape.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub(crate) fn ours(context: &Context, shape: Shape) -> anyhow::Result<Self> {
         let driver = context.example("bench_mesh")?;
         let source = Store::ours(&context.example("bench_store")?)?;
         fill(&driver, &source, shape)?;
@@ -135,6 +140,26 @@ impl Mesh {
         let mut reader = Command::new(&self.driver);
         reader.args(["reader", "--source", &self.dest_url]);
         Ok(sample::<Reader>(self.shape.flags(&mut reader))?.bytes_per_object)
+    }
+}
+
+impl Mesh {
+    /// Runs another load over this mesh.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub(crate) fn load<T: DeserializeOwned>(
+        &self,
+        driver: &Path,
+        name: &str,
+        flags: &[(&str, u64)],
+    ) -> anyhow::Result<T> {
+        let mut load = Command::new(driver);
+        load.args([name, "--source", &self.source.url(), "--dest", &self.dest_url]);
+        for (name, number) in flags {
+            load.arg(format!("--{name}")).arg(number.to_string());
+        }
+        sample(self.shape.flags(&mut load))
     }
 }
 

@@ -34,6 +34,11 @@ impl Context {
         (full * 4 / (self.divisor + 3)).max(1)
     }
 
+    /// Seconds a store is kept busy before a sample.
+    pub(crate) fn warmup(&self) -> u64 {
+        u64::from(self.divisor <= 10)
+    }
+
     /// A target that is meant for the full form, and says nothing about the shorter ones.
     pub(crate) fn in_full(&self, target: Target) -> Target {
         if self.divisor == 1 { target } else { Target::None }

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// The rows that need no more than the loopback.
-const ROWS: [&str; 10] = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "SERVICE", "BURST", "SCALE"];
+/// The rows that need no lab.
+const ROWS: [&str; 11] = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "IPCACHE", "SERVICE", "BURST", "SCALE"];
 
 /// Where the workspace's executables are: the folder of ours.
 fn built() -> &'static Path {
@@ -15,7 +15,7 @@ fn built() -> &'static Path {
 
 #[test]
 fn every_row_runs() {
-    for name in ["causeway", "examples/bench_store", "examples/bench_mesh", "examples/bench_burst"] {
+    for name in ["causeway", "examples/bench_store", "examples/bench_mesh", "examples/bench_burst", "examples/bench_ipcache"] {
         let path = built().join(name);
         assert!(path.exists(), "{} is missing: cargo build --workspace --bins --examples", path.display());
     }
@@ -42,8 +42,10 @@ fn every_row_runs() {
     for row in &rows {
         let (case, ours) = (row["case"].as_str().unwrap(), row["ours"].as_f64());
         assert!(text.contains(case), "{case} is not in the table");
-        // JSON has no infinity; a number that was none is null.
-        assert!(ours.is_some_and(|ours| ours > 0.0), "{row}");
+        // JSON has no infinity; a number that was none is null. What is counted in ticks of the CPU's clock, or
+        // from one process's event to another's, may be nothing in so short a time.
+        let may_be_zero = case.contains("CPU") || case.contains("Kubernetes");
+        assert!(ours.is_some_and(|ours| ours > 0.0 || (may_be_zero && ours == 0.0)), "{row}");
     }
 }
 

@@ -15,7 +15,7 @@ use kubernetes::Kubernetes;
 async fn every_pod_arrives(through_cache: bool) -> Result<()> {
     drop(rustls::crypto::ring::default_provider().install_default());
     let dir = tempfile::tempdir()?;
-    let kubernetes = Kubernetes::start(dir.path()).await?;
+    let kubernetes = Kubernetes::start(dir.path(), 0).await?;
     let causeway = env!("CARGO_BIN_EXE_causeway").into();
     // An entry that is wrong, or does not come, is an error.
     let report = burst::run(causeway, &kubernetes.kubeconfig, dir.path(), 300, through_cache).await?;

@@ -11,7 +11,7 @@ use causeway_mesh::remote::{Options, RemoteChange, RemoteClusters};
 use causeway_model::{Event, NodeKey};
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::runtime::watcher;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::kubernetes::{self, cluster, wanted};
 use super::processes::{Folders, PATIENCE};
 
-/// Writes at the same time: the agents of that many nodes.
-const WRITERS: usize = 64;
+/// Writes at the same time: the agents of so many nodes.
+const WRITERS: usize = 32;
 
 /// What a burst was like.
 #[derive(Debug, Serialize)]
@@ -78,10 +78,10 @@ pub(crate) async fn run(
     }
     let client = kubernetes::client(kubeconfig).await?;
     let (watching, watched) = oneshot::channel();
-    let told = tokio::spawn(watch(client.clone(), pods, watching));
+    let told = on_own_thread(watch(kubeconfig.to_owned(), pods, watching));
     let (reading, read) = oneshot::channel();
     let peers = cache.as_ref().map_or(&apiserver.peers, |cache| &cache.peers).clone();
-    let routable = tokio::spawn(read_all(peers, pods, reading));
+    let routable = on_own_thread(read_all(peers, pods, reading));
     timeout(PATIENCE, watched).await.context("the watcher has not listed")??;
     timeout(PATIENCE, read).await.context("the reader has not listed")??;
 
@@ -101,6 +101,8 @@ pub(crate) async fn run(
     let told = timeout(PATIENCE, told).await.context("Kubernetes has not told of every pod")???;
     let routable = timeout(PATIENCE, routable).await.context("not every pod became routable")???;
     tokio::time::sleep(Duration::from_secs(1)).await;
+    let published = apiserver.published()?;
+    ensure!(published > pods.into(), "{published} keys are too few");
     // The answer to a write may come after the event of it.
     let between = |from: &[Instant], to: &[Instant]| {
         Quantiles::of(from.iter().zip(to).map(|(from, to)| to.saturating_duration_since(*from)).collect())
@@ -116,6 +118,19 @@ pub(crate) async fn run(
     })
 }
 
+/// Runs what would be a process of its own where the writers do not get in its way.
+fn on_own_thread<T: Send + 'static>(
+    run: impl Future<Output = Result<T>> + Send + 'static,
+) -> oneshot::Receiver<Result<T>> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        // Nobody may be waiting any more.
+        let _ = sender.send(runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run)));
+    });
+    receiver
+}
+
 /// Says that the first listing is over; a later one is no news, and nobody has to listen.
 fn announce(listed: &mut Option<oneshot::Sender<()>>) {
     if let Some(listed) = listed.take() {
@@ -124,7 +139,8 @@ fn announce(listed: &mut Option<oneshot::Sender<()>>) {
 }
 
 /// When the watcher of Kubernetes was told of each pod.
-async fn watch(client: Client, pods: u32, listed: oneshot::Sender<()>) -> Result<Vec<Instant>> {
+async fn watch(kubeconfig: PathBuf, pods: u32, listed: oneshot::Sender<()>) -> Result<Vec<Instant>> {
+    let client = kubernetes::client(&kubeconfig).await?;
     let mut events = watcher(Api::<CiliumEndpoint>::all(client), watcher::Config::default()).boxed();
     let (mut seen, mut listed) = (Seen::new(pods), Some(listed));
     while !seen.all() {

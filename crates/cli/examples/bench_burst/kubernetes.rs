@@ -32,7 +32,6 @@ const IDENTITIES: u32 = 20;
 pub(crate) struct Kubernetes {
     /// Of an administrator.
     pub(crate) kubeconfig: PathBuf,
-    store: Store,
     _stop: DropGuard,
 }
 
@@ -52,8 +51,9 @@ pub(crate) fn cluster(name: &str, id: u32) -> ClusterInfo {
 }
 
 impl Kubernetes {
-    /// Starts an API server whose kubeconfig goes to `dir`, with our definitions, nodes and identities.
-    pub(crate) async fn start(dir: &Path) -> Result<Self> {
+    /// Starts an API server whose kubeconfig goes to `dir`, with our definitions, nodes, identities and so
+    /// many pods.
+    pub(crate) async fn start(dir: &Path, pods: u32) -> Result<Self> {
         let ca = Authority::new("kubernetes")?;
         let server = ca.server(&["127.0.0.1"])?;
         let admin = ca.client("admin", "system:masters")?;
@@ -81,28 +81,29 @@ impl Kubernetes {
             &path,
             kubeconfig("cls-b", &format!("https://127.0.0.1:{port}"), &ca.pair.cert, &admin),
         )?;
-        let kubernetes = Self { kubeconfig: path, store, _stop: stop.drop_guard() };
-        populate(client(&kubernetes.kubeconfig).await?).await?;
-        Ok(kubernetes)
-    }
-
-    /// Puts endpoints where the API server keeps them, as it keeps one it was sent: what a cluster has had
-    /// for long.
-    pub(crate) async fn fill(&self, endpoints: u32) -> Result<()> {
-        let client = client(&self.kubeconfig).await?;
-        create(&client, 0).await?;
-        let key = |n| storage::key("cilium.io/ciliumendpoints", "default", &pod(n).name);
-        let request = pb::RangeRequest { key: key(0).into(), ..Default::default() };
-        let found = self.store.range(&request)?.kvs.pop().context("the endpoint just created")?;
-        let first = String::from_utf8(found.value.to_vec())?;
-        for n in 1..endpoints {
-            let value = first.replace(&pod(0).name, &pod(n).name);
-            let value = value.replace(&address(0).to_string(), &address(n).to_string());
-            let value = Bytes::from(value);
-            self.store.put(pb::PutRequest { key: key(n).into(), value, ..Default::default() })?;
+        let client = client(&path).await?;
+        populate(client.clone()).await?;
+        if pods > 0 {
+            fill(&client, &store, pods).await?;
         }
-        Ok(())
+        Ok(Self { kubeconfig: path, _stop: stop.drop_guard() })
     }
+}
+
+/// Puts endpoints where the API server keeps them, as it keeps one it was sent: what a cluster has had for long.
+async fn fill(client: &Client, store: &Store, pods: u32) -> Result<()> {
+    create(client, 0).await?;
+    let key = |n| storage::key("cilium.io/ciliumendpoints", "default", &pod(n).name);
+    let request = pb::RangeRequest { key: key(0).into(), ..Default::default() };
+    let found = store.range(&request)?.kvs.pop().context("the endpoint just created")?;
+    let first = String::from_utf8(found.value.to_vec())?;
+    for n in 1..pods {
+        let value = first.replace(&pod(0).name, &pod(n).name);
+        let value = value.replace(&address(0).to_string(), &address(n).to_string());
+        let value = Bytes::from(value);
+        store.put(pb::PutRequest { key: key(n).into(), value, ..Default::default() })?;
+    }
+    Ok(())
 }
 
 /// A client of the API server.

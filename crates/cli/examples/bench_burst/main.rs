@@ -65,10 +65,7 @@ async fn main() -> Result<()> {
         }
         Load::Memory(common) => memory(common).await?,
         Load::Kubernetes { dir, pods } => {
-            let kubernetes = Kubernetes::start(&dir).await?;
-            if pods > 0 {
-                kubernetes.fill(pods).await?;
-            }
+            let kubernetes = Kubernetes::start(&dir, pods).await?;
             println!("{}", json!({ "kubeconfig": kubernetes.kubeconfig }));
             std::future::pending::<()>().await;
         }
@@ -83,7 +80,7 @@ fn api(dir: &Path, pods: u32) -> Result<Process> {
     command.stdout(Stdio::piped());
     let mut process = Process::spawn(command, 0)?;
     let mut line = String::new();
-    let output = process.output().context("its output was asked for")?;
+    let output = process.child.stdout.take().context("its output was asked for")?;
     BufReader::new(output).read_line(&mut line)?;
     ensure!(line.starts_with('{'), "the API server did not start");
     Ok(process)
@@ -95,11 +92,9 @@ async fn memory(common: Common) -> Result<()> {
     let folders = Folders::new(common.causeway, dir.path())?;
     let mut apiserver = folders.apiserver(&dir.path().join("kubeconfig"))?;
     apiserver.process.ready().await?;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let state = apiserver.process.state()?;
-    let published = state["publish"]["keys"].as_array().context("no keys in /debug/state")?;
-    let published: u64 = published.iter().filter_map(serde_json::Value::as_u64).sum();
-    ensure!(published > common.pods.into(), "{published} keys are too few: {state}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let published = apiserver.published()?;
+    ensure!(published > common.pods.into(), "{published} keys are too few");
     let (rss, anonymous) = apiserver.process.resident()?;
     println!("{}", json!({ "pods": common.pods, "rss": rss, "anonymous": anonymous, "keys": published }));
     Ok(())

@@ -21,7 +21,8 @@ const REMOTE: &str = "cls-b.mesh.cilium.io";
 
 /// A child that ends with this value, and with the process.
 pub(crate) struct Process {
-    child: Child,
+    /// The child.
+    pub(crate) child: Child,
     health: u16,
 }
 
@@ -51,17 +52,6 @@ impl Process {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
-    }
-
-    /// What `/debug/state` says.
-    pub(crate) fn state(&self) -> Result<serde_json::Value> {
-        let answer = get(self.health, "/debug/state").context("no answer to /debug/state")?;
-        Ok(serde_json::from_str(answer.split_once("\r\n\r\n").context("no body")?.1)?)
-    }
-
-    /// Its standard output, if that was asked for.
-    pub(crate) fn output(&mut self) -> Option<std::process::ChildStdout> {
-        self.child.stdout.take()
     }
 
     /// Resident memory, bytes: all of it, and what is not pages of the executable and its libraries.
@@ -108,6 +98,17 @@ pub(crate) struct Served {
     pub(crate) process: Process,
     /// The folder.
     pub(crate) peers: PathBuf,
+}
+
+impl Served {
+    /// How many keys a mesh server has published, as `/debug/state` says.
+    pub(crate) fn published(&self) -> Result<u64> {
+        let answer = get(self.process.health, "/debug/state").context("no answer to /debug/state")?;
+        let body = answer.split_once("\r\n\r\n").context("no body in /debug/state")?.1;
+        let state: serde_json::Value = serde_json::from_str(body)?;
+        let kinds = state["publish"]["keys"].as_array().context("no keys in /debug/state")?;
+        Ok(kinds.iter().filter_map(serde_json::Value::as_u64).sum())
+    }
 }
 
 impl Folders {

@@ -217,7 +217,9 @@ impl Publisher {
                 match entry(value) {
                     Some(entry) => {
                         let (suffix, value) = entry.encode();
-                        table.put(&suffix, value.into()).into_iter().collect()
+                        // Kept for as long as the key: without what the encoder had in reserve.
+                        let value = Bytes::from(value.into_boxed_slice());
+                        table.put(&suffix, value).into_iter().collect()
                     }
                     // What may not be published must not stay published either.
                     None => table.delete(&suffix(&key)).into_iter().collect(),

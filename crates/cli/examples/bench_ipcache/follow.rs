@@ -1,0 +1,115 @@
+//! Changes at the source until a watch of the destination shows them, and until the node's map holds them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use causeway_kvstore::client::{Client, WatchMessage};
+use causeway_kvstore::{KeyRange, WatchOptions};
+use causeway_mesh::keys::{self, Kind};
+use futures::{StreamExt, TryStreamExt};
+use serde_json::json;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::agent::Agent;
+use super::node::Node;
+use super::shape::{Shape, version};
+use super::{Failure, Flags};
+
+/// When each change was sent, nanoseconds since `start`; 0 = not yet.
+struct Sent {
+    start: Instant,
+    at: Vec<AtomicU64>,
+}
+
+impl Sent {
+    /// How long ago change number `n` was sent.
+    fn ago(&self, n: u64) -> Option<Duration> {
+        let at = self.at.get(usize::try_from(n).ok()?)?.load(Ordering::Relaxed);
+        Some(self.start.elapsed().saturating_sub(Duration::from_nanos(at)))
+    }
+}
+
+pub(crate) async fn run(flags: &Flags, node: &Node) -> Result<(), Failure> {
+    let shape = Shape::of(flags)?;
+    let (rate, secs) = (flags.number("rate", 325)?.max(1), flags.number("secs", 5)?);
+    let count = rate * secs;
+    let (source, dest) = (flags.client("source").await?, flags.client("dest").await?);
+    let mut agent = Agent::start(shape, &flags.text("dest")?, node).await?;
+    agent.read_all().await?;
+    let watch = watch(&dest).await?;
+    let sent = Arc::new(Sent { start: Instant::now(), at: (0..count).map(|_| AtomicU64::new(0)).collect() });
+    let shown = tokio::spawn(shown(watch, sent.clone(), count));
+    let sender = tokio::spawn(send(source, shape, sent.clone(), rate));
+    let mut held = Vec::new();
+    while held.len() < count as usize {
+        for entry in agent.next().await? {
+            let number =
+                entry.pod.and_then(|pod| version(pod.name.as_bytes())).and_then(|v| v.checked_sub(1));
+            held.extend(number.and_then(|n| sent.ago(n)));
+        }
+    }
+    sender.await??;
+    let mut shown = shown.await??;
+    let us = |latencies: &mut Vec<Duration>, q: f64| {
+        latencies.sort_unstable();
+        latencies[((latencies.len() - 1) as f64 * q) as usize].as_secs_f64() * 1e6
+    };
+    println!(
+        "{}",
+        json!({
+            "changes": count,
+            "far_p50_us": us(&mut shown, 0.5), "far_p99_us": us(&mut shown, 0.99),
+            "map_p50_us": us(&mut held, 0.5), "map_p99_us": us(&mut held, 0.99),
+        })
+    );
+    Ok(())
+}
+
+async fn watch(client: &Client) -> Result<causeway_kvstore::client::WatchStream, Failure> {
+    let prefix = format!("{}/{}/v1/", keys::CACHE, Kind::Ip.word());
+    let mut stream = client.watch(WatchOptions::new(KeyRange::prefix(prefix), 0)).await?;
+    match stream.try_next().await? {
+        Some(WatchMessage::Created(_)) => Ok(stream),
+        other => Err(format!("no watch but {other:?}").into()),
+    }
+}
+
+/// Puts one change after the other at an even pace; no endpoint twice.
+async fn send(source: Client, shape: Shape, sent: Arc<Sent>, rate: u64) -> Result<(), Failure> {
+    let clusters: Vec<_> = shape.all().collect();
+    let count = sent.at.len() as u64;
+    if count > u64::from(shape.clusters) * u64::from(shape.endpoints) {
+        return Err("there are fewer endpoints than changes".into());
+    }
+    let mut pace = interval(Duration::from_secs(1).div_f64(rate as f64));
+    pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for n in 0..count {
+        let of = &clusters[n as usize % clusters.len()];
+        let (key, value) = shape.endpoint(of, (n / clusters.len() as u64) as u32, n + 1);
+        pace.tick().await;
+        let now = sent.start.elapsed().as_nanos() as u64;
+        sent.at[n as usize].store(now.max(1), Ordering::Relaxed);
+        source.put(key, value, 0).await?;
+    }
+    Ok(())
+}
+
+async fn shown(
+    mut watch: causeway_kvstore::client::WatchStream,
+    sent: Arc<Sent>,
+    count: u64,
+) -> Result<Vec<Duration>, Failure> {
+    let mut latencies = Vec::new();
+    while (latencies.len() as u64) < count {
+        let message = watch.next().await.ok_or("a watch ended")??;
+        let WatchMessage::Events(_, events) = message else {
+            return Err(format!("a watch was ended: {message:?}").into());
+        };
+        for kv in events.into_iter().filter_map(|event| event.kv) {
+            let number = version(&kv.value).and_then(|v| v.checked_sub(1));
+            latencies.extend(number.and_then(|n| sent.ago(n)));
+        }
+    }
+    Ok(latencies)
+}
