@@ -1,6 +1,6 @@
 //! SERVICE: one backend of a service changes that has 10, 100, 1,000 or 5,000 with two ports each.
 //!
-//! There is no peer to run beside it here. Published for the reference (benchmarks 1.3, CFP-41953): 37 ms until an
+//! CPU time. There is no peer to run beside it here. Published for the reference (benchmarks 1.3, CFP-41953): 37 ms until an
 //! agent has taken in one such update; a fifth of that is the aim.
 
 use std::process::Command;

@@ -212,7 +212,7 @@ fn one_cluster_cannot_fill_the_store() {
 
 #[test]
 fn a_full_store_loses_nothing() {
-    let store = Store::new(StoreOptions { quota_backend_bytes: 2000, ..Default::default() });
+    let store = Store::new(StoreOptions { quota_backend_bytes: 1700, ..Default::default() });
     write(&store, "other", &"x".repeat(1000));
     let mut mirror = mirror(&store);
     let changes = vec![

@@ -303,7 +303,8 @@ fn slice_claims(slice: &EndpointSlice) -> Vec<(IpAddr, Claim)> {
     for endpoint in &slice.endpoints {
         let conditions = endpoint.conditions;
         let active = conditions.ready;
-        if !active && !(conditions.serving && conditions.terminating) {
+        let draining = conditions.serving && conditions.terminating;
+        if !active && !draining {
             continue;
         }
         for ip in &endpoint.addresses {
