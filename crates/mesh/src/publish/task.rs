@@ -175,8 +175,9 @@ struct Waiting {
     since: Instant,
 }
 
-/// Most events taken before the store is written: bounds the memory of a burst.
-const MAX_EVENTS: usize = 4096;
+/// Most events taken before the store is written: what goes into one write. With more, the first change of a
+/// burst would wait until thousands after it are decoded.
+const MAX_EVENTS: usize = MAX_BATCH;
 
 impl<S: Sink> Task<S> {
     async fn run(&mut self, mut inputs: SelectAll<BoxStream<'static, Input>>) {
