@@ -115,16 +115,31 @@ impl Mesh {
         }
     }
 
-    /// Changes endpoints `rate` times a second (0: as fast as it goes) for `secs`.
+    /// Changes endpoints `rate` times a second for `secs`.
     ///
     /// # Errors
     /// When a change is lost, out of order or not there in the end.
     pub(crate) fn churn(&self, rate: u64, secs: u64) -> anyhow::Result<Churn> {
+        self.change(&[("--rate", rate), ("--secs", secs)])
+    }
+
+    /// Changes endpoints so many times, as fast as it goes.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) fn flat_out(&self, changes: u64) -> anyhow::Result<Churn> {
+        self.change(&[("--rate", 0), ("--changes", changes)])
+    }
+
+    fn change(&self, flags: &[(&str, u64)]) -> anyhow::Result<Churn> {
         let pids = [Some(self.source.pid()), Some(self.carrier.pid()), self.dest.as_ref().map(Store::pid)];
         let pids: Vec<String> = pids.into_iter().flatten().map(|pid| pid.to_string()).collect();
         let mut churn = Command::new(&self.driver);
         churn.args(["churn", "--source", &self.source.url(), "--dest", &self.dest_url]);
-        churn.args(["--pids", &pids.join(","), "--rate", &rate.to_string(), "--secs", &secs.to_string()]);
+        churn.args(["--pids", &pids.join(",")]);
+        for (name, value) in flags {
+            churn.arg(name).arg(value.to_string());
+        }
         sample(self.shape.flags(&mut churn))
     }
 

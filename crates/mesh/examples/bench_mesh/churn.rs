@@ -39,7 +39,7 @@ struct Sent {
 pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
     let shape = Shape::of(flags)?;
     let (rate, secs) = (flags.number("rate", 325)?, flags.number("secs", 5)?);
-    let count = if rate > 0 { rate * secs } else { secs * 20_000 };
+    let count = if rate > 0 { rate * secs } else { flags.number("changes", secs * 20_000)? };
     let pids: Vec<String> = flags.text("pids")?.split(',').map(str::to_owned).collect();
     let (source, dest) = (flags.client("source").await?, flags.client("dest").await?);
     let first = last_version(&source).await? + 1;

@@ -8,8 +8,9 @@ use causeway_kvstore::client::{Client, ClientConfig};
 use super::Failure;
 
 /// Every name there is: a misspelt one must not measure something else.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     "causeway",
+    "changes",
     "clusters",
     "dest",
     "endpoints",

@@ -12,7 +12,7 @@
 //! bench_mesh agent   --peers DIR [shape]                 # the agent of `scale`
 //! shape: [--clusters 250] [--nodes 100] [--identities 100] [--endpoints 1000]
 //! ```
-//! `churn` changes endpoints at the source (`--rate 0`: as fast as it goes) and follows them at the source and
+//! `churn` changes endpoints at the source (`--rate 0 --changes N`: as fast as it goes) and follows them at the source and
 //! at the destination; it fails if a change is lost, out of order, or not there in the end. `--pids` are the
 //! processes whose CPU time counts.
 

@@ -105,7 +105,7 @@ impl Publisher {
     }
 
     /// Every key of a kind with its value, in key order.
-    pub fn desired(&self, kind: Kind) -> impl Iterator<Item = (&str, &Bytes)> {
+    pub fn desired(&self, kind: Kind) -> impl Iterator<Item = (String, Bytes)> {
         self.tables[index(kind)].iter()
     }
 
@@ -217,9 +217,7 @@ impl Publisher {
                 match entry(value) {
                     Some(entry) => {
                         let (suffix, value) = entry.encode();
-                        // Kept for as long as the key: without what the encoder had in reserve.
-                        let value = Bytes::from(value.into_boxed_slice());
-                        table.put(&suffix, value).into_iter().collect()
+                        table.put(&suffix, value.into()).into_iter().collect()
                     }
                     // What may not be published must not stay published either.
                     None => table.delete(&suffix(&key)).into_iter().collect(),

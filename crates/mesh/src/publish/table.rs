@@ -10,9 +10,10 @@ use super::Op;
 #[derive(Debug)]
 pub(super) struct Table {
     prefix: String,
-    /// The values are shared with the embedded store, not copied.
-    desired: BTreeMap<String, Bytes>,
-    stale: Option<BTreeSet<String>>,
+    /// By what follows the prefix. There may be a hundred thousand, and all are kept in case that the lease is
+    /// lost: each in memory of its own that is not larger than need be.
+    desired: BTreeMap<Box<str>, Box<[u8]>>,
+    stale: Option<BTreeSet<Box<str>>>,
     synced: bool,
 }
 
@@ -25,8 +26,12 @@ impl Table {
         self.synced
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Bytes)> {
-        self.desired.iter().map(|(key, value)| (key.as_str(), value))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (String, Bytes)> {
+        self.desired.iter().map(|(suffix, value)| (self.key(suffix), Bytes::copy_from_slice(value)))
+    }
+
+    fn key(&self, suffix: &str) -> String {
+        format!("{}{suffix}", self.prefix)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -34,7 +39,7 @@ impl Table {
     }
 
     pub(super) fn contains(&self, key: &str) -> bool {
-        self.desired.contains_key(key)
+        key.strip_prefix(&self.prefix).is_some_and(|suffix| self.desired.contains_key(suffix))
     }
 
     pub(super) fn reset(&mut self) {
@@ -43,32 +48,27 @@ impl Table {
 
     /// Nothing if the value is the one already wanted.
     pub(super) fn put(&mut self, suffix: &str, value: Bytes) -> Option<Op> {
-        let key = format!("{}{suffix}", self.prefix);
         if let Some(stale) = &mut self.stale {
-            stale.remove(&key);
+            stale.remove(suffix);
         }
-        if self.desired.get(&key) == Some(&value) {
+        if self.desired.get(suffix).is_some_and(|held| **held == *value) {
             return None;
         }
-        self.desired.insert(key.clone(), value.clone());
-        Some(Op::Put { key, value })
+        self.desired.insert(suffix.into(), value.as_ref().into());
+        Some(Op::Put { key: self.key(suffix), value })
     }
 
     pub(super) fn delete(&mut self, suffix: &str) -> Option<Op> {
-        let key = format!("{}{suffix}", self.prefix);
         if let Some(stale) = &mut self.stale {
-            stale.remove(&key);
+            stale.remove(suffix);
         }
-        self.desired.remove(&key).map(|_| Op::Delete { key })
+        self.desired.remove(suffix).map(|_| Op::Delete { key: self.key(suffix) })
     }
 
     pub(super) fn synced(&mut self) -> Vec<Op> {
         self.synced = true;
         let stale = self.stale.take().unwrap_or_default();
-        stale
-            .into_iter()
-            .filter(|key| self.desired.remove(key).is_some())
-            .map(|key| Op::Delete { key })
-            .collect()
+        let gone = stale.into_iter().filter(|suffix| self.desired.remove(suffix).is_some());
+        gone.map(|suffix| format!("{}{suffix}", self.prefix)).map(|key| Op::Delete { key }).collect()
     }
 }

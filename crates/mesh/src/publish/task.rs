@@ -175,8 +175,9 @@ struct Waiting {
     since: Instant,
 }
 
-/// Most events taken before the store is written: bounds the memory of a burst.
-const MAX_EVENTS: usize = 4096;
+/// Most events taken before the store is written: what goes into one write. With more, the first change of a
+/// burst would wait until thousands after it are decoded.
+const MAX_EVENTS: usize = MAX_BATCH;
 
 impl<S: Sink> Task<S> {
     async fn run(&mut self, mut inputs: SelectAll<BoxStream<'static, Input>>) {
@@ -296,11 +297,7 @@ impl<S: Sink> Task<S> {
                 let key = keys::marker(&self.publisher.info().name, Layout::Native, kind);
                 self.sink.write(vec![Op::Put { key, value: timestamp().into() }], lease).await?;
                 self.marked.insert(kind);
-                info!(
-                    kind = kind.word(),
-                    keys = self.publisher.desired(kind).count(),
-                    "published completely"
-                );
+                info!(kind = kind.word(), keys = self.publisher.count(kind), "published completely");
             }
         }
         self.failures = 0;
@@ -399,8 +396,7 @@ impl<S: Sink> Task<S> {
             warn!(%error, "the published keys are no longer ours; writing everything again under a new lease");
             // What the other process has published meanwhile may be more than we want.
             self.reconciled.clear();
-            let all = Kind::ALL.into_iter().flat_map(|kind| self.publisher.desired(kind));
-            let all: Vec<_> = all.map(|(key, value)| (key.to_owned(), value.clone())).collect();
+            let all: Vec<_> = Kind::ALL.into_iter().flat_map(|kind| self.publisher.desired(kind)).collect();
             for (key, value) in all {
                 self.queue(key, Some(value));
             }

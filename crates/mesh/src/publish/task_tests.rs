@@ -1,5 +1,6 @@
 //! The publishing task against a store that misbehaves, in virtual time.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use causeway_model::{ClusterId, ClusterInfo, ClusterName, MaxClusters, NumericIdentity};
@@ -106,15 +107,20 @@ struct Bench {
 }
 
 fn start(sink: FakeSink) -> Bench {
+    start_with(sink, futures::stream::empty().boxed())
+}
+
+/// With addresses that are there before those of the channel.
+fn start_with(sink: FakeSink, first: BoxStream<'static, Event<IpEntry>>) -> Bench {
     let (addresses, received) = mpsc::unbounded_channel();
     let (services, received_services) = mpsc::unbounded_channel();
-    let stream = |rx| tokio_stream::wrappers::UnboundedReceiverStream::new(rx).boxed();
+    let received = tokio_stream::wrappers::UnboundedReceiverStream::new(received);
     let sources = Sources {
         nodes: futures::stream::iter([Event::Reset, Event::Synced]).chain(futures::stream::pending()).boxed(),
         identities: futures::stream::iter([Event::Reset, Event::Synced])
             .chain(futures::stream::pending())
             .boxed(),
-        addresses: stream(received),
+        addresses: first.chain(received).boxed(),
         services: tokio_stream::wrappers::UnboundedReceiverStream::new(received_services).boxed(),
         slices: futures::stream::iter([Event::Reset, Event::Synced])
             .chain(futures::stream::pending())
@@ -245,5 +251,25 @@ async fn sim_the_heartbeat_beats_and_the_configuration_is_enforced() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (value, _) = sink.with(|s| s.data["cilium/cluster-config/cls-a"].clone());
     assert!(value.starts_with(b"{\"id\":1,"));
+    bench.shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn sim_the_first_of_a_burst_does_not_wait_for_the_last() {
+    const BURST: u16 = 4000;
+    let (sink, most) = (FakeSink::default(), Arc::new(AtomicUsize::new(0)));
+    let (store, waiting) = (sink.clone(), most.clone());
+    let burst = futures::stream::iter(0..BURST).map(move |n| {
+        let address_key = |key: &&String| key.starts_with("cilium/state/ip/");
+        let written = store.with(|s| s.log.iter().filter(address_key).count());
+        waiting.fetch_max(usize::from(n) - written, Ordering::Relaxed);
+        Event::Upsert(address(n))
+    });
+    let mut bench = start_with(sink, burst.boxed());
+    let all =
+        |status: &PublishStatus| status.keys[Kind::Ip as usize] == usize::from(BURST) && status.pending == 0;
+    bench.status.wait_for(all).await.unwrap();
+    let most = most.load(Ordering::Relaxed);
+    assert!(most <= 3 * MAX_BATCH, "{most} changes were taken before any of them was written");
     bench.shutdown.cancel();
 }
