@@ -69,11 +69,6 @@ pub(crate) fn run(context: &Context) -> anyhow::Result<Vec<Case>> {
             Target::None,
             follows.iter().map(|follow| follow.map_p99_us).collect(),
         ),
-        case(
-            "p50 beyond that of a watch of the node's store".to_owned(),
-            "µs",
-            Target::AtMost(30.0),
-            beyond,
-        ),
+        case("p50 beyond that of a watch of the node's store".to_owned(), "µs", Target::AtMost(30.0), beyond),
     ])
 }

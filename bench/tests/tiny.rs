@@ -15,7 +15,13 @@ fn built() -> &'static Path {
 
 #[test]
 fn every_row_runs() {
-    for name in ["causeway", "examples/bench_store", "examples/bench_mesh", "examples/bench_burst", "examples/bench_ipcache"] {
+    for name in [
+        "causeway",
+        "examples/bench_store",
+        "examples/bench_mesh",
+        "examples/bench_burst",
+        "examples/bench_ipcache",
+    ] {
         let path = built().join(name);
         assert!(path.exists(), "{} is missing: cargo build --workspace --bins --examples", path.display());
     }

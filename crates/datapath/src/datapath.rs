@@ -74,6 +74,7 @@ pub struct Datapath {
     metrics: Metrics,
     records: Records,
     endpoints: BTreeMap<String, Endpoint>,
+    /// What is routed into the tunnel; `None` = not known: by an earlier process, or after an error.
     pod_cidrs: Option<BTreeSet<Ipv4Net>>,
 }
 
@@ -203,39 +204,53 @@ impl Datapath {
     }
 
     /// Routes the pod CIDRs of all other nodes, of every cluster, into the tunnel for this node's
-    /// own processes, and exempts them from masquerading. Others are withdrawn. Without nft on the
-    /// node there is no masquerading, which is a warning: pods still reach each other.
+    /// own processes, and exempts them from masquerading. Others are withdrawn, also those of an
+    /// earlier process, but not before these are `complete`. Without nft on the node there is no
+    /// masquerading, which is a warning: pods still reach each other.
     ///
     /// # Errors
     /// [`Error::Netlink`], [`Error::Masquerade`]
-    pub fn set_pod_cidrs(&mut self, cidrs: BTreeSet<Ipv4Net>) -> Result<(), Error> {
-        if self.pod_cidrs.as_ref() == Some(&cidrs) {
-            return Ok(());
-        }
+    pub fn set_pod_cidrs(&mut self, mut cidrs: BTreeSet<Ipv4Net>, complete: bool) -> Result<(), Error> {
         let (vxlan, source) = (self.vxlan, self.config.internal_ip);
-        let wanted = &cidrs;
-        netlink::run(None, async move |host| {
-            for (to, route) in host.routes_by(vxlan).await? {
-                if !wanted.contains(&to) {
+        let known = self.pod_cidrs.take();
+        let first = known.is_none();
+        let known = match known {
+            Some(known) => known,
+            None => {
+                let routes = netlink::run(None, async |host| host.routes_by(vxlan).await)?;
+                routes.into_iter().map(|(to, _)| to).collect()
+            }
+        };
+        if !complete {
+            cidrs.extend(&known);
+        }
+        if cidrs != known || first {
+            let gone: BTreeSet<_> = known.difference(&cidrs).copied().collect();
+            let new = cidrs.iter().filter(|cidr| first || !known.contains(*cidr));
+            netlink::run(None, async |host| {
+                let routes = if gone.is_empty() { vec![] } else { host.routes_by(vxlan).await? };
+                for (_, route) in routes.into_iter().filter(|(to, _)| gone.contains(to)) {
                     host.delete_route(route).await?;
                 }
-            }
-            for cidr in wanted {
-                host.route(*cidr, vxlan, Some(source)).await?;
-            }
-            Ok(())
-        })?;
-        if self.config.masquerade {
-            let installed = masquerade::install(&masquerade::rules(self.config.pod_cidr, &cidrs))?;
-            if !installed {
-                tracing::warn!(
-                    "nft is not installed: what pods send out of the mesh keeps the pod's address and \
-                     may get no answer; install it with: apt-get install nftables, and restart"
-                );
-                self.config.masquerade = false;
-            }
+                for cidr in new {
+                    host.route(*cidr, vxlan, Some(source)).await?;
+                }
+                Ok(())
+            })?;
+            self.masquerade(&cidrs)?;
         }
         self.pod_cidrs = Some(cidrs);
+        Ok(())
+    }
+
+    fn masquerade(&mut self, cidrs: &BTreeSet<Ipv4Net>) -> Result<(), Error> {
+        if self.config.masquerade && !masquerade::install(&masquerade::rules(self.config.pod_cidr, cidrs))? {
+            tracing::warn!(
+                "nft is not installed: what pods send out of the mesh keeps the pod's address and \
+                 may get no answer; install it with: apt-get install nftables, and restart"
+            );
+            self.config.masquerade = false;
+        }
         Ok(())
     }
 

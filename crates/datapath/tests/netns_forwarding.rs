@@ -4,10 +4,12 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use causeway_datapath::AttachMode;
 use common::{Node, Pod, underlay};
+use ipnet::Ipv4Net;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -182,4 +184,34 @@ fn netns_what_a_listing_no_longer_names_is_gone() {
     p.a.learn(&[], &[]);
     let to = p.b1.ip;
     p.a1.ns.run(move || assert!(!echo(to, Duration::from_millis(500)), "still reachable"));
+}
+
+/// The pod CIDRs that a node routes into the tunnel.
+fn routes(node: &Node) -> Vec<String> {
+    node.ns.run(|| {
+        let output =
+            Command::new("ip").args(["-4", "route", "show", "dev", "cilium_vxlan"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect()
+    })
+}
+
+#[test]
+fn netns_what_an_earlier_agent_routes_stays_until_everything_is_known() {
+    let mut node = Node::new("routes", 1, None);
+    let cidr = |n: u8| Ipv4Net::new(Ipv4Addr::new(10, n, 0, 0), 24).unwrap();
+    let set = |node: &mut Node, numbers: &[u8], complete| {
+        let cidrs = numbers.iter().map(|n| cidr(*n)).collect();
+        node.datapath(move |d| d.set_pod_cidrs(cidrs, complete).unwrap());
+        routes(node)
+    };
+    node.open();
+    assert_eq!(set(&mut node, &[2, 3], true), ["10.2.0.0/24", "10.3.0.0/24"]);
+    assert_eq!(set(&mut node, &[2, 4], true), ["10.2.0.0/24", "10.4.0.0/24"]);
+    node.close();
+    node.open();
+    assert_eq!(set(&mut node, &[], false), ["10.2.0.0/24", "10.4.0.0/24"], "none is known yet");
+    assert_eq!(set(&mut node, &[4, 5], false), ["10.2.0.0/24", "10.4.0.0/24", "10.5.0.0/24"]);
+    assert_eq!(set(&mut node, &[4, 5], true), ["10.4.0.0/24", "10.5.0.0/24"]);
+    assert_eq!(set(&mut node, &[], true), [""; 0]);
 }

@@ -16,6 +16,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::cidrs::PodCidrs;
@@ -23,6 +24,10 @@ use super::owner::Owner;
 
 /// How soon a failed write into the kernel is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// How long changes of pod CIDRs are gathered: a listing brings thousands of them, and the rules that
+/// exempt them from masquerading are written as a whole.
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// What `/readyz` waits for.
 pub(super) struct Guards {
@@ -73,6 +78,8 @@ pub(super) struct State {
     /// The node forwards by what an earlier agent left. Its frontends stay untouched until all
     /// clusters have been read: a part of the backends, or none, would replace those in use.
     adopted: bool,
+    /// This cluster and every other one has been read, or was waited for long enough.
+    complete: bool,
 }
 
 /// What one event changed.
@@ -94,6 +101,7 @@ impl State {
             owner,
             global_services: Arc::default(),
             adopted,
+            complete: false,
         }
     }
 
@@ -114,9 +122,10 @@ impl State {
     ) -> Result<()> {
         let give_up = tokio::time::sleep(patience);
         tokio::pin!(give_up);
-        let mut complete = false;
         let mut impatient = false;
         let mut repair = tokio::time::interval(RETRY);
+        let mut settled = tokio::time::interval(SETTLE);
+        settled.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failed = false;
         loop {
             let changes = tokio::select! {
@@ -138,10 +147,14 @@ impl State {
                     failed = !self.repair().await?;
                     Changes::default()
                 }
+                _ = settled.tick(), if self.cidrs_due => {
+                    failed |= !self.route().await?;
+                    Changes::default()
+                }
                 () = shutdown.cancelled() => return Ok(()),
             };
             failed |= !self.program(changes).await?;
-            if !complete && self.is_local_synced() {
+            if !self.complete && self.is_local_synced() {
                 guards.local.open();
                 let waiting = waiting_for(&sources.status.borrow());
                 if waiting.is_empty() || impatient {
@@ -157,7 +170,6 @@ impl State {
                         failed |= !self.program(changes).await?;
                     }
                     failed |= !self.complete().await?;
-                    complete = true;
                 }
             }
         }
@@ -210,8 +222,7 @@ impl State {
         if self.adopted {
             changes.frontends.clear();
         }
-        let cidrs = std::mem::take(&mut self.cidrs_due).then(|| self.cidrs.all());
-        if changes.addresses.is_empty() && changes.frontends.is_empty() && cidrs.is_none() {
+        if changes.addresses.is_empty() && changes.frontends.is_empty() {
             return Ok(true);
         }
         let result = self.owner.run(move |datapath| {
@@ -223,19 +234,18 @@ impl State {
             for event in changes.frontends {
                 result = result.and(datapath.apply_frontend(event));
             }
-            match cidrs {
-                Some(cidrs) => result.and(datapath.set_pod_cidrs(cidrs)),
-                None => result,
-            }
+            result
         });
-        match result.await? {
-            Ok(()) => Ok(true),
-            Err(error) => {
-                tracing::warn!(error = %anyhow::Error::from(error), "the kernel refused a change; it is tried again");
-                self.cidrs_due = true;
-                Ok(false)
-            }
-        }
+        Ok(programmed(result.await?))
+    }
+
+    /// Brings the pod CIDRs into the kernel; false when that has to be tried again. What an earlier
+    /// agent has routed stays until every cluster is known.
+    async fn route(&mut self) -> Result<bool> {
+        self.cidrs_due = false;
+        let (cidrs, complete) = (self.cidrs.all(), self.complete);
+        let result = self.owner.run(move |datapath| datapath.set_pod_cidrs(cidrs, complete));
+        Ok(programmed(result.await?))
     }
 
     /// Ends the first listing: what an earlier agent left beyond it goes.
@@ -243,6 +253,7 @@ impl State {
         tracing::info!("the state of all clusters is complete; leftovers are removed");
         self.addresses.shrink_to_fit();
         causeway_daemon::memory::release();
+        (self.complete, self.cidrs_due) = (true, true);
         let frontends = match std::mem::take(&mut self.adopted) {
             true => self.services.snapshot(),
             false => BTreeMap::new(),
@@ -258,9 +269,18 @@ impl State {
     }
 
     async fn repair(&mut self) -> Result<bool> {
+        self.cidrs_due = true;
         let done = self.owner.run(|datapath| datapath.resync()).await.context("repair the maps")?;
         Ok(done.inspect_err(|error| tracing::warn!(%error, "the maps cannot be repaired yet")).is_ok())
     }
+}
+
+/// Whether the kernel took everything.
+fn programmed<E: std::error::Error + Send + Sync + 'static>(result: Result<(), E>) -> bool {
+    let refused = |error| {
+        tracing::warn!(error = %anyhow::Error::from(error), "the kernel refused a change; it is tried again");
+    };
+    result.map_err(refused).is_ok()
 }
 
 fn frontends(frontends: Vec<Event<lb::Frontend>>) -> Changes {

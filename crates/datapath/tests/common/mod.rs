@@ -226,7 +226,7 @@ impl Node {
             d.apply_address(Event::Reset).unwrap();
             entries.into_iter().for_each(|e| d.apply_address(Event::Upsert(e)).unwrap());
             d.apply_address(Event::Synced).unwrap();
-            d.set_pod_cidrs(cidrs).unwrap();
+            d.set_pod_cidrs(cidrs, true).unwrap();
         });
     }
 }

@@ -58,14 +58,11 @@ impl Target {
         loop {
             let mut etcd = Etcd::start();
             while !etcd.ended() {
-                if let Ok(channel) = channel(&etcd.address).await {
-                    if etcd.serves(channel.clone()).await {
-                        return Self {
-                            address: etcd.address.clone(),
-                            channel,
-                            _running: Running::Etcd(etcd),
-                        };
-                    }
+                if let Ok(channel) = channel(&etcd.address).await
+                    && etcd.serves(channel.clone()).await
+                {
+                    let address = etcd.address.clone();
+                    return Self { address, channel, _running: Running::Etcd(etcd) };
                 }
                 assert!(Instant::now() < deadline, "etcd does not come up");
                 tokio::time::sleep(Duration::from_millis(20)).await;
