@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use causeway_kvstore::client::{Client, WatchMessage};
 use causeway_kvstore::{KeyRange, WatchOptions};
@@ -16,16 +16,22 @@ use super::node::Node;
 use super::shape::{Shape, version};
 use super::{Failure, Flags};
 
+/// How long everything may take to arrive once it has been sent.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// When each change was sent, nanoseconds since `start`; 0 = not yet.
 struct Sent {
     start: Instant,
+    /// The version of the first change: one that no earlier run has used, whose values would be no change.
+    first: u64,
     at: Vec<AtomicU64>,
 }
 
 impl Sent {
-    /// How long ago change number `n` was sent.
-    fn ago(&self, n: u64) -> Option<Duration> {
-        let at = self.at.get(usize::try_from(n).ok()?)?.load(Ordering::Relaxed);
+    /// How long ago the change of this version was sent; none of ours has another.
+    fn ago(&self, version: u64) -> Option<Duration> {
+        let n = usize::try_from(version.checked_sub(self.first)?).ok()?;
+        let at = self.at.get(n)?.load(Ordering::Relaxed);
         Some(self.start.elapsed().saturating_sub(Duration::from_nanos(at)))
     }
 }
@@ -38,19 +44,17 @@ pub(crate) async fn run(flags: &Flags, node: &Node) -> Result<(), Failure> {
     let mut agent = Agent::start(shape, &flags.text("dest")?, node).await?;
     agent.read_all().await?;
     let watch = watch(&dest).await?;
-    let sent = Arc::new(Sent { start: Instant::now(), at: (0..count).map(|_| AtomicU64::new(0)).collect() });
+    let first = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros())?;
+    let at = (0..count).map(|_| AtomicU64::new(0)).collect();
+    let sent = Arc::new(Sent { start: Instant::now(), first, at });
     let shown = tokio::spawn(shown(watch, sent.clone(), count));
     let sender = tokio::spawn(send(source, shape, sent.clone(), rate));
-    let mut held = Vec::new();
-    while held.len() < count as usize {
-        for entry in agent.next().await? {
-            let number =
-                entry.pod.and_then(|pod| version(pod.name.as_bytes())).and_then(|v| v.checked_sub(1));
-            held.extend(number.and_then(|n| sent.ago(n)));
-        }
-    }
+    let limit = Duration::from_secs(secs) + PATIENCE;
+    let mut held = tokio::time::timeout(limit, held(&mut agent, &sent, count as usize))
+        .await
+        .map_err(|_| "changes are missing in the node's map")??;
     sender.await??;
-    let mut shown = shown.await??;
+    let mut shown = tokio::time::timeout(limit, shown).await.map_err(|_| "the watch lost changes")???;
     let us = |latencies: &mut Vec<Duration>, q: f64| {
         latencies.sort_unstable();
         latencies[((latencies.len() - 1) as f64 * q) as usize].as_secs_f64() * 1e6
@@ -64,6 +68,18 @@ pub(crate) async fn run(flags: &Flags, node: &Node) -> Result<(), Failure> {
         })
     );
     Ok(())
+}
+
+/// How long each change took until the map held it.
+async fn held(agent: &mut Agent<'_>, sent: &Sent, count: usize) -> Result<Vec<Duration>, Failure> {
+    let mut held = Vec::new();
+    while held.len() < count {
+        for entry in agent.next().await? {
+            let version = entry.pod.and_then(|pod| version(pod.name.as_bytes()));
+            held.extend(version.and_then(|version| sent.ago(version)));
+        }
+    }
+    Ok(held)
 }
 
 async fn watch(client: &Client) -> Result<causeway_kvstore::client::WatchStream, Failure> {
@@ -86,7 +102,7 @@ async fn send(source: Client, shape: Shape, sent: Arc<Sent>, rate: u64) -> Resul
     pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
     for n in 0..count {
         let of = &clusters[n as usize % clusters.len()];
-        let (key, value) = shape.endpoint(of, (n / clusters.len() as u64) as u32, n + 1);
+        let (key, value) = shape.endpoint(of, (n / clusters.len() as u64) as u32, sent.first + n);
         pace.tick().await;
         let now = sent.start.elapsed().as_nanos() as u64;
         sent.at[n as usize].store(now.max(1), Ordering::Relaxed);
@@ -107,8 +123,7 @@ async fn shown(
             return Err(format!("a watch was ended: {message:?}").into());
         };
         for kv in events.into_iter().filter_map(|event| event.kv) {
-            let number = version(&kv.value).and_then(|v| v.checked_sub(1));
-            latencies.extend(number.and_then(|n| sent.ago(n)));
+            latencies.extend(version(&kv.value).and_then(|version| sent.ago(version)));
         }
     }
     Ok(latencies)
