@@ -83,23 +83,13 @@ async fn next<T: causeway_model::Keyed>(stream: &mut (impl Stream<Item = Event<T
 
 fn node() -> Node {
     Node {
-        name: "a-node-1".into(),
-        cluster: info().name,
-        cluster_id: info().id,
         addresses: vec![
             NodeAddress { kind: AddressType::InternalIP, ip: "172.18.0.11".parse().unwrap() },
             NodeAddress { kind: AddressType::CiliumInternalIP, ip: "10.1.0.1".parse().unwrap() },
         ],
         pod_cidrs: vec!["10.1.0.0/24".parse().unwrap()],
-        health_v4: None,
-        health_v6: None,
-        ingress_v4: None,
-        ingress_v6: None,
-        encryption_key: 0,
-        labels: Default::default(),
-        annotations: Default::default(),
-        wireguard_pub_key: String::new(),
         boot_id: "boot".into(),
+        ..Node::new("a-node-1", info().name, info().id)
     }
 }
 

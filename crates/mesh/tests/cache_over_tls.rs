@@ -61,22 +61,7 @@ impl Publishing {
         let port = serve(dir, &info, &store, ca, &stop).await;
         let labels = Labels::parse(&format!("k8s:app=cart;k8s:io.cilium.k8s.policy.cluster={};", info.name));
         let identity = Identity { id: NumericIdentity((info.id.get() << 16) + 13), labels };
-        let node = Node {
-            name: "n1".into(),
-            cluster: info.name.clone(),
-            cluster_id: info.id,
-            addresses: vec![],
-            pod_cidrs: vec![],
-            health_v4: None,
-            health_v6: None,
-            ingress_v4: None,
-            ingress_v6: None,
-            encryption_key: 0,
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
-            wireguard_pub_key: String::new(),
-            boot_id: String::new(),
-        };
+        let node = Node::new("n1", info.name.clone(), info.id);
         let sink = StoreSink(store);
         let (addresses, status) =
             publisher::start(info.clone(), sink, Default::default(), stop.clone(), |sources| {

@@ -18,6 +18,19 @@ pub struct PodRef {
     pub name: String,
 }
 
+impl PodRef {
+    /// Both in one text with a slash between, which neither can have.
+    pub fn to_text(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The pod of such a text; `None` if it has no slash.
+    pub fn of_text(text: &str) -> Option<Self> {
+        let (namespace, name) = text.split_once('/')?;
+        Some(Self { namespace: namespace.into(), name: name.into() })
+    }
+}
+
 /// An address or prefix, the identity behind it and the node that hosts it (mesh-protocol 2.5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IpEntry {

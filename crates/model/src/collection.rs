@@ -30,6 +30,14 @@ impl<T: Keyed> Change<T> {
             Change::Set(key, _) | Change::Gone(key, _) => key,
         }
     }
+
+    /// The key that changed, and the value before if there was one.
+    pub fn into_parts(self) -> (T::Key, Option<T>) {
+        match self {
+            Change::Set(key, before) => (key, before),
+            Change::Gone(key, before) => (key, Some(before)),
+        }
+    }
 }
 
 impl<T: Keyed> Default for Collection<T> {

@@ -104,6 +104,26 @@ pub struct Node {
 }
 
 impl Node {
+    /// A node of which no more is known than who it is.
+    pub fn new(name: impl Into<String>, cluster: ClusterName, cluster_id: ClusterId) -> Self {
+        Self {
+            name: name.into(),
+            cluster,
+            cluster_id,
+            addresses: vec![],
+            pod_cidrs: vec![],
+            health_v4: None,
+            health_v6: None,
+            ingress_v4: None,
+            ingress_v6: None,
+            encryption_key: 0,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            wireguard_pub_key: String::new(),
+            boot_id: String::new(),
+        }
+    }
+
     /// The node's own address of a family: the first `InternalIP`, else the last `ExternalIP`,
     /// else any other but never `CiliumInternalIP` (mesh-protocol 2.3).
     pub fn node_ip(&self, v6: bool) -> Option<IpAddr> {
@@ -138,23 +158,11 @@ mod tests {
 
     fn node(addresses: &[(AddressType, &str)]) -> Node {
         Node {
-            name: "n".into(),
-            cluster: ClusterName::new("c").unwrap(),
-            cluster_id: ClusterId::new(1, MaxClusters::C255).unwrap(),
             addresses: addresses
                 .iter()
                 .map(|(kind, ip)| NodeAddress { kind: *kind, ip: ip.parse().unwrap() })
                 .collect(),
-            pod_cidrs: vec![],
-            health_v4: None,
-            health_v6: None,
-            ingress_v4: None,
-            ingress_v6: None,
-            encryption_key: 0,
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
-            wireguard_pub_key: String::new(),
-            boot_id: String::new(),
+            ..Node::new("n", ClusterName::new("c").unwrap(), ClusterId::new(1, MaxClusters::C255).unwrap())
         }
     }
 

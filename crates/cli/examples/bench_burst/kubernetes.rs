@@ -220,19 +220,9 @@ fn endpoint(n: u32) -> CiliumEndpoint {
 fn node(n: u32) -> Node {
     let ClusterInfo { name, id, .. } = info();
     Node {
-        name: format!("node-{n:02}"),
-        cluster: name,
-        cluster_id: id,
         addresses: vec![NodeAddress { kind: AddressType::InternalIP, ip: node_ip(n) }],
         pod_cidrs: vec![format!("10.1.{n}.0/24").parse().expect("a network")],
-        health_v4: None,
-        health_v6: None,
-        ingress_v4: None,
-        ingress_v6: None,
-        encryption_key: 0,
-        labels: Default::default(),
-        annotations: Default::default(),
-        wireguard_pub_key: String::new(),
         boot_id: "3b7c5a1e-8f0d-4b32-9a4d-77aa00000001".into(),
+        ..Node::new(format!("node-{n:02}"), name, id)
     }
 }

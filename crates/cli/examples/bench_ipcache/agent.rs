@@ -22,10 +22,7 @@ pub(crate) struct Agent<'a> {
 impl<'a> Agent<'a> {
     /// Sessions of all clusters of the shape, which the store at `url` holds.
     pub(crate) async fn start(shape: Shape, url: &str, node: &'a Node) -> Result<Self, Failure> {
-        let peers = tempfile::tempdir()?;
-        for of in shape.all() {
-            std::fs::write(peers.path().join(of.name.as_str()), format!("endpoints:\n- {url}\n"))?;
-        }
+        let peers = shape.peers(url)?;
         let (readers, events) =
             RemoteClusters::spawn(Options::agent(local()), peers.path().to_owned(), CancellationToken::new())
                 .await;

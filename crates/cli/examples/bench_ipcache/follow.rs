@@ -4,16 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use causeway_kvstore::client::{Client, WatchMessage};
-use causeway_kvstore::{KeyRange, WatchOptions};
-use causeway_mesh::keys::{self, Kind};
-use futures::{StreamExt, TryStreamExt};
+use causeway_kvstore::client::{Client, WatchMessage, WatchStream};
+use futures::StreamExt;
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::agent::Agent;
 use super::node::Node;
-use super::shape::{Shape, version};
+use super::shape::{Shape, version, watch_endpoints};
 use super::{Failure, Flags};
 
 /// How long everything may take to arrive once it has been sent.
@@ -43,7 +41,7 @@ pub(crate) async fn run(flags: &Flags, node: &Node) -> Result<(), Failure> {
     let (source, dest) = (flags.client("source").await?, flags.client("dest").await?);
     let mut agent = Agent::start(shape, &flags.text("dest")?, node).await?;
     agent.read_all().await?;
-    let watch = watch(&dest).await?;
+    let watch = watch_endpoints(&dest).await?;
     let first = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros())?;
     let at = (0..count).map(|_| AtomicU64::new(0)).collect();
     let sent = Arc::new(Sent { start: Instant::now(), first, at });
@@ -82,15 +80,6 @@ async fn held(agent: &mut Agent<'_>, sent: &Sent, count: usize) -> Result<Vec<Du
     Ok(held)
 }
 
-async fn watch(client: &Client) -> Result<causeway_kvstore::client::WatchStream, Failure> {
-    let prefix = format!("{}/{}/v1/", keys::CACHE, Kind::Ip.word());
-    let mut stream = client.watch(WatchOptions::new(KeyRange::prefix(prefix), 0)).await?;
-    match stream.try_next().await? {
-        Some(WatchMessage::Created(_)) => Ok(stream),
-        other => Err(format!("no watch but {other:?}").into()),
-    }
-}
-
 /// Puts one change after the other at an even pace; no endpoint twice.
 async fn send(source: Client, shape: Shape, sent: Arc<Sent>, rate: u64) -> Result<(), Failure> {
     let clusters: Vec<_> = shape.all().collect();
@@ -111,11 +100,7 @@ async fn send(source: Client, shape: Shape, sent: Arc<Sent>, rate: u64) -> Resul
     Ok(())
 }
 
-async fn shown(
-    mut watch: causeway_kvstore::client::WatchStream,
-    sent: Arc<Sent>,
-    count: u64,
-) -> Result<Vec<Duration>, Failure> {
+async fn shown(mut watch: WatchStream, sent: Arc<Sent>, count: u64) -> Result<Vec<Duration>, Failure> {
     let mut latencies = Vec::new();
     while (latencies.len() as u64) < count {
         let message = watch.next().await.ok_or("a watch ended")??;

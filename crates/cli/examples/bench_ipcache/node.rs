@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use causeway_datapath::{Config, Datapath};
+use causeway_lab::runtime::Cgroup;
 use causeway_model::{Event, IpEntry};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -15,7 +16,7 @@ const CGROUP: &str = "causeway-bench-ipcache-";
 
 pub(crate) struct Node {
     datapath: Mutex<Datapath>,
-    _cgroup: Cgroup,
+    _cgroup: NodeCgroup,
     _dir: tempfile::TempDir,
 }
 
@@ -29,7 +30,7 @@ impl Node {
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), none)?;
-        let cgroup = Cgroup::new()?;
+        let cgroup = NodeCgroup::new()?;
         let config = Config {
             bpffs,
             cgroup: cgroup.0.clone(),
@@ -63,16 +64,12 @@ impl Node {
 }
 
 /// An empty cgroup for the node's sockets; removed at the end, or by the next run.
-struct Cgroup(PathBuf);
+struct NodeCgroup(PathBuf);
 
-impl Cgroup {
+impl NodeCgroup {
     fn new() -> Result<Self, Failure> {
-        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-        let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        let root =
-            fields.find(|fields| fields.get(2) == Some(&"cgroup2")).ok_or("cgroup v2 is not mounted")?;
-        let root = Path::new(root[1]);
-        for entry in std::fs::read_dir(root)?.flatten() {
+        let root = Cgroup::mount_point()?.ok_or("cgroup v2 is not mounted")?;
+        for entry in std::fs::read_dir(&root)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let left_over =
                 name.strip_prefix(CGROUP).is_some_and(|pid| !Path::new("/proc").join(pid).exists());
@@ -86,7 +83,7 @@ impl Cgroup {
     }
 }
 
-impl Drop for Cgroup {
+impl Drop for NodeCgroup {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir(&self.0);
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use causeway_model::{Change, ClusterName, Collection, Event, Keyed, Node, NodeKey};
+use causeway_model::{ClusterName, Collection, Event, Keyed, Node, NodeKey};
 use ipnet::{IpNet, Ipv4Net};
 
 /// Those of one node.
@@ -41,10 +41,7 @@ impl PodCidrs {
         let nodes = self.nodes.entry(cluster.cloned()).or_default();
         let mut differs = false;
         for change in nodes.apply(event) {
-            let (key, before) = match change {
-                Change::Set(key, before) => (key, before),
-                Change::Gone(key, before) => (key, Some(before)),
-            };
+            let (key, before) = change.into_parts();
             // First those that come, so that one that stays is never without a holder.
             for cidr in nodes.get(&key).iter().flat_map(|now| &now.cidrs) {
                 let holders = self.holders.entry(*cidr).or_insert(0);
@@ -100,20 +97,12 @@ mod tests {
 
     fn node(cluster: &str, name: &str, cidrs: &[&str]) -> Node {
         Node {
-            name: name.into(),
-            cluster: ClusterName::new(cluster).unwrap(),
-            cluster_id: ClusterId::new(1, MaxClusters::C255).unwrap(),
-            addresses: vec![],
             pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
-            health_v4: None,
-            health_v6: None,
-            ingress_v4: None,
-            ingress_v6: None,
-            encryption_key: 0,
-            labels: Default::default(),
-            annotations: Default::default(),
-            wireguard_pub_key: String::new(),
-            boot_id: String::new(),
+            ..Node::new(
+                name,
+                ClusterName::new(cluster).unwrap(),
+                ClusterId::new(1, MaxClusters::C255).unwrap(),
+            )
         }
     }
 

@@ -11,9 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use causeway_model::{
-    Change, Collection, EncryptKey, Endpoint, Event, IpEntry, Keyed, NumericIdentity, PodRef,
-};
+use causeway_model::{Collection, EncryptKey, Endpoint, Event, IpEntry, Keyed, NumericIdentity, PodRef};
 use ipnet::IpNet;
 
 /// Turns events of endpoints into events of addresses.
@@ -23,7 +21,7 @@ pub struct AddressOwners {
     claims: BTreeMap<IpNet, Claims>,
 }
 
-/// `namespace/name`; a namespace has no slash.
+/// As [`PodRef::to_text`] has it.
 type PodName = Arc<str>;
 
 /// What an endpoint says.
@@ -66,17 +64,17 @@ impl Pod {
             host_ip: entry.host_ip,
             key_index: entry.key_index,
         };
-        Self { name: pod_name(&endpoint.pod), addresses: endpoint.addresses.iter().map(address).collect() }
+        Self {
+            name: endpoint.pod.to_text().into(),
+            addresses: endpoint.addresses.iter().map(address).collect(),
+        }
     }
 }
 
 impl Address {
     fn entry(self, pod: &str) -> IpEntry {
-        let pod = pod
-            .split_once('/')
-            .map(|(namespace, name)| PodRef { namespace: namespace.into(), name: name.into() });
         let Self { prefix, identity, host_ip, key_index } = self;
-        IpEntry { prefix, identity, host_ip, key_index, pod }
+        IpEntry { prefix, identity, host_ip, key_index, pod: PodRef::of_text(pod) }
     }
 }
 
@@ -121,19 +119,11 @@ impl AddressOwners {
     /// The changes of addresses one event means. `Synced` comes out after the removals it causes;
     /// `Reset` is absorbed, since only differences come out.
     pub fn apply(&mut self, event: Event<Endpoint>) -> Vec<Event<IpEntry>> {
-        let event = match event {
-            Event::Reset => Event::Reset,
-            Event::Upsert(endpoint) => Event::Upsert(Pod::of(endpoint)),
-            Event::Remove(pod) => Event::Remove(pod_name(&pod)),
-            Event::Synced => Event::Synced,
-        };
+        let event = event.map(Pod::of, |pod| pod.to_text().into());
         let synced = matches!(event, Event::Synced);
         let mut out = vec![];
         for change in self.pods.apply(event) {
-            let (name, before) = match change {
-                Change::Set(name, before) => (name, before),
-                Change::Gone(name, before) => (name, Some(before)),
-            };
+            let (name, before) = change.into_parts();
             let old = before.map(|pod| pod.addresses).unwrap_or_default();
             let now = self.pods.get(&name).map(|pod| pod.addresses.clone()).unwrap_or_default();
             for address in old.iter().filter(|old| !now.iter().any(|now| now.prefix == old.prefix)) {
@@ -164,10 +154,6 @@ impl AddressOwners {
         let address = self.pods.get(&next)?.addresses.iter().find(|address| address.prefix == prefix)?;
         Some(Event::Upsert(address.entry(&next)))
     }
-}
-
-fn pod_name(pod: &PodRef) -> PodName {
-    format!("{}/{}", pod.namespace, pod.name).into()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use causeway_model::{Change, Collection, Endpoint, Event, Keyed, PodRef};
+use causeway_model::{Collection, Endpoint, Event, Keyed, PodRef};
 
 /// The endpoints of one CiliumEndpointSlice.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,10 +52,7 @@ impl EndpointUnion {
     pub fn apply_group(&mut self, event: Event<EndpointGroup>) -> Vec<Event<Endpoint>> {
         let mut changed = vec![];
         for change in self.groups.apply(event) {
-            let (name, before) = match change {
-                Change::Set(name, before) => (name, before),
-                Change::Gone(name, before) => (name, Some(before)),
-            };
+            let (name, before) = change.into_parts();
             let now = self.groups.get(&name).map(|group| group.endpoints.as_slice()).unwrap_or_default();
             for Endpoint { pod, .. } in before.iter().flat_map(|group| &group.endpoints) {
                 if now.iter().any(|endpoint| endpoint.pod == *pod) {

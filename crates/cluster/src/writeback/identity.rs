@@ -9,7 +9,7 @@ use std::future::Future;
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
-use causeway_model::{Change, Collection, Event, Identity, Labels, NumericIdentity};
+use causeway_model::{Collection, Event, Identity, Labels, NumericIdentity};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, PostParams};
@@ -63,10 +63,7 @@ impl<S: IdentityStore> IdentityAllocator<S> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Known { identities, by_labels } = &mut *known;
         for change in identities.apply(event) {
-            let (id, before) = match change {
-                Change::Set(id, before) => (id, before),
-                Change::Gone(id, before) => (id, Some(before)),
-            };
+            let (id, before) = change.into_parts();
             if let Some(before) = before
                 && let Some(ids) = by_labels.get_mut(&before.labels)
             {

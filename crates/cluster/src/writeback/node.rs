@@ -91,23 +91,16 @@ mod tests {
             max_clusters: MaxClusters::C255,
         };
         let node = Node {
-            name: "n1".into(),
-            cluster: info.name.clone(),
-            cluster_id: info.id,
             addresses: vec![
                 NodeAddress { kind: AddressType::InternalIP, ip: "172.18.0.11".parse().unwrap() },
                 NodeAddress { kind: AddressType::CiliumInternalIP, ip: "10.1.0.1".parse().unwrap() },
             ],
             pod_cidrs: vec!["10.1.0.0/24".parse().unwrap(), "fd00:1::/120".parse().unwrap()],
             health_v4: Some("10.1.0.3".parse().unwrap()),
-            health_v6: None,
-            ingress_v4: None,
-            ingress_v6: None,
             encryption_key: 3,
             labels: [("a".to_owned(), "b".to_owned())].into(),
-            annotations: Default::default(),
-            wireguard_pub_key: String::new(),
             boot_id: "boot".into(),
+            ..Node::new("n1", info.name.clone(), info.id)
         };
         let json = serde_json::to_value(object(&node, Some("uid-1"))).unwrap();
         assert_eq!(json["apiVersion"], "cilium.io/v2");

@@ -118,32 +118,29 @@ enum Wanted {
 }
 
 impl Part {
+    /// The numbers of the wanted events in order.
+    fn numbers(&self) -> impl Iterator<Item = usize> {
+        let (all, some) = match &self.wanted {
+            Wanted::All(count) => (0..*count, &[][..]),
+            Wanted::Some(numbers) => (0..0, &numbers[..]),
+        };
+        all.chain(some.iter().copied())
+    }
+
     /// Calls `each` with the wanted events in order, each encoded as a field of a `WatchResponse`;
     /// all at once where they lie together and `together` allows it. How many events they are.
     fn fields(&self, together: bool, mut each: impl FnMut(&[u8])) -> usize {
         match &self.wanted {
-            Wanted::All(count) if together => {
-                each(self.encoded.whole());
-                *count
-            }
-            Wanted::All(count) => {
-                (0..*count).for_each(|n| each(self.encoded.event(n)));
-                *count
-            }
-            Wanted::Some(numbers) => {
-                numbers.iter().for_each(|n| each(self.encoded.event(*n)));
-                numbers.len()
-            }
+            Wanted::All(_) if together => each(self.encoded.whole()),
+            _ => self.numbers().for_each(|n| each(self.encoded.event(n))),
         }
+        self.numbers().count()
     }
 
     /// The wanted events in order.
-    fn messages(&self) -> Vec<pb::Event> {
+    fn messages(&self) -> impl Iterator<Item = pb::Event> {
         let message = |n| pb::Event::decode(self.encoded.message(n)).expect("it was encoded here");
-        match &self.wanted {
-            Wanted::All(count) => (0..*count).map(message).collect(),
-            Wanted::Some(numbers) => numbers.iter().copied().map(message).collect(),
-        }
+        self.numbers().map(message)
     }
 }
 

@@ -16,18 +16,9 @@ use super::process::{cpu_time, resident};
 use super::shape::{Shape, local};
 use super::{Failure, Flags};
 
-/// A folder with one configuration per cluster, all of the same store.
-pub(crate) fn peers(shape: Shape, url: &str) -> Result<tempfile::TempDir, Failure> {
-    let dir = tempfile::tempdir()?;
-    for of in shape.all() {
-        std::fs::write(dir.path().join(of.name.as_str()), format!("endpoints:\n- {url}\n"))?;
-    }
-    Ok(dir)
-}
-
 pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
     let shape = Shape::of(flags)?;
-    let dir = peers(shape, &flags.text("source")?)?;
+    let dir = shape.peers(&flags.text("source")?)?;
     let listener = tokio::net::TcpListener::bind(flags.text("listen")?).await?;
     let (start, stop) = (Instant::now(), CancellationToken::new());
     let store = Store::new(StoreOptions::default());

@@ -6,16 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use causeway_kvstore::client::{Client, WatchMessage};
-use causeway_kvstore::{KeyRange, WatchOptions};
-use causeway_mesh::keys::{self, Kind};
+use causeway_kvstore::KeyRange;
+use causeway_kvstore::client::{Client, WatchMessage, WatchStream};
 use causeway_model::ClusterInfo;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::process::cpu_time;
-use super::shape::{Shape, version};
+use super::shape::{Shape, endpoints, version, watch_endpoints};
 use super::{Failure, Flags};
 
 /// How long the last change may take to arrive.
@@ -44,8 +43,8 @@ pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
     let (source, dest) = (flags.client("source").await?, flags.client("dest").await?);
     let first = last_version(&source).await? + 1;
     let sent = Arc::new(Sent { start: Instant::now(), at: (0..count).map(|_| AtomicU64::new(0)).collect() });
-    let near = tokio::spawn(follow(watch(&source).await?, sent.clone(), first, count));
-    let far = tokio::spawn(follow(watch(&dest).await?, sent.clone(), first, count));
+    let near = tokio::spawn(follow(watch_endpoints(&source).await?, sent.clone(), first, count));
+    let far = tokio::spawn(follow(watch_endpoints(&dest).await?, sent.clone(), first, count));
 
     let before = total(&pids)?;
     let (begun, own) = (Instant::now(), cpu_time("self")?);
@@ -76,18 +75,6 @@ pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
 
 fn total(pids: &[String]) -> Result<Duration, Failure> {
     pids.iter().map(|pid| cpu_time(pid)).sum()
-}
-
-fn endpoints() -> String {
-    format!("{}/{}/v1/", keys::CACHE, Kind::Ip.word())
-}
-
-async fn watch(client: &Client) -> Result<causeway_kvstore::client::WatchStream, Failure> {
-    let mut stream = client.watch(WatchOptions::new(KeyRange::prefix(endpoints()), 0)).await?;
-    match stream.try_next().await? {
-        Some(WatchMessage::Created(_)) => Ok(stream),
-        other => Err(format!("no watch but {other:?}").into()),
-    }
 }
 
 /// The greatest version in the source, so that several runs may follow each other.
@@ -154,12 +141,7 @@ async fn send(
 }
 
 /// Takes events until every change has been seen or been passed by a later one of its key.
-async fn follow(
-    mut stream: causeway_kvstore::client::WatchStream,
-    sent: Arc<Sent>,
-    first: u64,
-    count: u64,
-) -> Result<Seen, Failure> {
+async fn follow(mut stream: WatchStream, sent: Arc<Sent>, first: u64, count: u64) -> Result<Seen, Failure> {
     let mut seen = Seen::default();
     while seen.events < count {
         let message = stream.next().await.ok_or("a watch ended")??;

@@ -8,7 +8,6 @@ use causeway_model::{Event, NodeKey};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::cache::peers;
 use super::memory::release;
 use super::process::resident;
 use super::shape::{Shape, local};
@@ -16,7 +15,7 @@ use super::{Failure, Flags};
 
 pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
     let shape = Shape::of(flags)?;
-    let dir = peers(shape, &flags.text("source")?)?;
+    let dir = shape.peers(&flags.text("source")?)?;
     let before = resident("self")?;
     let start = Instant::now();
     let stop = CancellationToken::new();

@@ -1,7 +1,8 @@
 //! The clusters: the shape of Cilium's own scale test by default (benchmarks 1.1).
 
 use bytes::Bytes;
-use causeway_kvstore::pb;
+use causeway_kvstore::client::{Client, WatchMessage, WatchStream};
+use causeway_kvstore::{KeyRange, WatchOptions, pb};
 use causeway_mesh::keys::{self, Kind, Layout};
 use causeway_mesh::wire::{Entry, config};
 use causeway_model::{
@@ -63,6 +64,15 @@ impl Shape {
         (1..=self.clusters).map(|n| info(&format!("cls-{n:03}"), n))
     }
 
+    /// A folder with one configuration per cluster, all of the same store.
+    pub(crate) fn peers(self, url: &str) -> Result<tempfile::TempDir, Failure> {
+        let dir = tempfile::tempdir()?;
+        for of in self.all() {
+            std::fs::write(dir.path().join(of.name.as_str()), format!("endpoints:\n- {url}\n"))?;
+        }
+        Ok(dir)
+    }
+
     /// The number of an identity.
     pub(crate) fn identity(self, of: &ClusterInfo, n: u32) -> NumericIdentity {
         NumericIdentity(of.id.identities(of.max_clusters).start().0 + 256 + n % self.identities.max(1))
@@ -89,20 +99,11 @@ impl Shape {
         let (high, low) = (of.id.get() / 256, of.id.get() % 256);
         let pods = format!("{}.{low}.{}.0/24", 10 + high, n % 256).parse().expect("a network");
         let node = Node {
-            name: node_name(of, n),
-            cluster: of.name.clone(),
-            cluster_id: of.id,
             addresses: vec![address(AddressType::InternalIP, node_ip(of, n))],
             pod_cidrs: vec![pods],
-            health_v4: None,
-            health_v6: None,
-            ingress_v4: None,
-            ingress_v6: None,
-            encryption_key: 0,
             labels: [("kubernetes.io/hostname".to_owned(), format!("worker-{n:04}-v{version}"))].into(),
-            annotations: Default::default(),
-            wireguard_pub_key: String::new(),
             boot_id: "3b7c5a1e-8f0d-4b32-9a4d-77aa00000001".into(),
+            ..Node::new(node_name(of, n), of.name.clone(), of.id)
         };
         self.write(of, Entry::Node(node))
     }
@@ -169,6 +170,20 @@ pub(crate) fn node_name(of: &ClusterInfo, n: u32) -> String {
     format!("{}-worker-{n:04}", of.name)
 }
 
+/// The prefix of all endpoints in a cache.
+pub(crate) fn endpoints() -> String {
+    format!("{}/{}/v1/", keys::CACHE, Kind::Ip.word())
+}
+
+/// A watch of all endpoints in a cache, which has begun.
+pub(crate) async fn watch_endpoints(client: &Client) -> Result<WatchStream, Failure> {
+    let mut stream = client.watch(WatchOptions::new(KeyRange::prefix(endpoints()), 0)).await?;
+    match stream.try_next().await? {
+        Some(WatchMessage::Created(_)) => Ok(stream),
+        other => Err(format!("no watch but {other:?}").into()),
+    }
+}
+
 /// The version in a value of [`Shape::endpoint`], [`Shape::node`] or [`Shape::labelled`].
 pub(crate) fn version(value: &[u8]) -> Option<u64> {
     let at = value.windows(2).rposition(|pair| pair == b"-v")?;
@@ -192,10 +207,7 @@ pub(crate) async fn fill(flags: &Flags) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn put_all(
-    client: &causeway_kvstore::client::Client,
-    entries: impl Iterator<Item = (String, Bytes)>,
-) -> Result<(), Failure> {
+async fn put_all(client: &Client, entries: impl Iterator<Item = (String, Bytes)>) -> Result<(), Failure> {
     let entries: Vec<_> = entries.collect();
     let transactions = entries.chunks(BATCH).map(|batch| {
         let put = |(key, value): &(String, Bytes)| pb::PutRequest {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use causeway_model::{Change, ClusterName, Collection, Event, IpEntry, Node, NodeKey};
+use causeway_model::{ClusterName, Collection, Event, IpEntry, Node, NodeKey};
 use ipnet::IpNet;
 
 use super::claims::{Claim, Claims, Held, NodeClaim, NodeClaims, Rank};
@@ -152,10 +152,7 @@ impl AddressMerger {
         let event = event.map(|node| NodeClaims::of(&node, local, &own), |key| key.name.into());
         let mut changes = vec![];
         for change in source.nodes.apply(event) {
-            let (key, before) = match change {
-                Change::Set(key, before) => (key, before),
-                Change::Gone(key, before) => (key, Some(before)),
-            };
+            let (key, before) = change.into_parts();
             let now = source.nodes.get(&key).cloned();
             changes.push((key, before, now));
         }

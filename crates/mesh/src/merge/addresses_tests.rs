@@ -16,9 +16,6 @@ fn own() -> NodeKey {
 fn node(c: usize, n: u8, version: u8) -> Node {
     let ip = |text: String| text.parse::<IpAddr>().unwrap();
     Node {
-        name: format!("n{n}"),
-        cluster: cluster(c),
-        cluster_id: ClusterId::new(c as u32 + 1, MaxClusters::C255).unwrap(),
         addresses: vec![
             NodeAddress { kind: AddressType::InternalIP, ip: ip(format!("172.18.{c}.{}", n + version % 2)) },
             NodeAddress { kind: AddressType::CiliumInternalIP, ip: ip(format!("10.{c}.{n}.1")) },
@@ -26,14 +23,8 @@ fn node(c: usize, n: u8, version: u8) -> Node {
         // Version 3 collides with another node's CIDR, as a renumbered cluster does for a moment.
         pod_cidrs: vec![format!("10.{c}.{}.0/24", if version == 3 { 0 } else { n }).parse().unwrap()],
         health_v4: (version == 1).then(|| ip(format!("10.{c}.{n}.2"))),
-        health_v6: None,
         ingress_v4: (version == 2).then(|| ip(format!("10.{c}.{n}.3"))),
-        ingress_v6: None,
-        encryption_key: 0,
-        labels: Default::default(),
-        annotations: Default::default(),
-        wireguard_pub_key: String::new(),
-        boot_id: String::new(),
+        ..Node::new(format!("n{n}"), cluster(c), ClusterId::new(c as u32 + 1, MaxClusters::C255).unwrap())
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Claim {
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) claim: Arc<Claim>,
-    /// Namespace and name with a slash between; neither can have one.
+    /// As [`PodRef::to_text`] has it.
     pod: Option<Box<str>>,
     identity: NumericIdentity,
     pub(super) host_ip: Option<IpAddr>,
@@ -49,10 +49,9 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(claim: Arc<Claim>, entry: &IpEntry) -> Self {
-        let pod = entry.pod.as_ref();
         Self {
             claim,
-            pod: pod.map(|pod| [&*pod.namespace, &*pod.name].join("/").into()),
+            pod: entry.pod.as_ref().map(|pod| pod.to_text().into()),
             identity: entry.identity,
             host_ip: entry.host_ip,
             key_index: entry.key_index,
@@ -60,13 +59,12 @@ impl Held {
     }
 
     pub(super) fn entry(&self, prefix: IpNet) -> IpEntry {
-        let pod = self.pod.as_ref().and_then(|pod| pod.split_once('/'));
         IpEntry {
             prefix,
             identity: self.identity,
             host_ip: self.host_ip,
             key_index: self.key_index,
-            pod: pod.map(|(namespace, name)| PodRef { namespace: namespace.into(), name: name.into() }),
+            pod: self.pod.as_deref().and_then(PodRef::of_text),
         }
     }
 }

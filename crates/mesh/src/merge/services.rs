@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use causeway_model::lb::{Backend, Frontend, L4Addr};
 use causeway_model::{
-    Change, ClusterName, ClusterService, Collection, EndpointSlice, Event, Keyed, Node, NodeKey, Port, Ports,
-    PortsByAddress, Service, ServiceKey, ServiceType, SliceKey,
+    ClusterName, ClusterService, Collection, EndpointSlice, Event, Keyed, Node, Port, Ports, PortsByAddress,
+    Service, ServiceKey, ServiceType, SliceKey,
 };
 
 use super::backends::{Claim, Delta, ListId, ServiceBackends};
@@ -60,7 +60,7 @@ impl ServiceMerger {
         let is_global = |service: &Service| service.sharing.global;
         let mut changed = BTreeSet::new();
         for change in self.services.apply(event) {
-            let (key, before) = parts(change);
+            let (key, before) = change.into_parts();
             self.global += usize::from(self.services.get(&key).is_some_and(is_global));
             self.global -= usize::from(before.as_ref().is_some_and(is_global));
             match self.services.get(&key).map(|service| self.all_backends(service)) {
@@ -77,7 +77,7 @@ impl ServiceMerger {
     pub fn apply_slice(&mut self, event: Event<EndpointSlice>) -> Vec<Event<Frontend>> {
         let mut deltas: Deltas = BTreeMap::new();
         for change in self.slices.apply(event) {
-            let (key, before) = parts(change);
+            let (key, before) = change.into_parts();
             let now = self.slices.get(&key);
             slice_deltas(before.as_ref(), now, &mut deltas);
             if let Some(before) = before
@@ -108,7 +108,7 @@ impl ServiceMerger {
         let mut deltas: Deltas = BTreeMap::new();
         let remote = self.remotes.entry(cluster.clone()).or_default();
         for change in remote.apply(event) {
-            let (key, before) = parts(change);
+            let (key, before) = change.into_parts();
             let changed = remote_deltas(cluster, before.as_ref(), remote.get(&key));
             deltas.entry(key.1).or_default().extend(changed);
         }
@@ -129,7 +129,7 @@ impl ServiceMerger {
         let ips = |node: Option<&Node>| node.map(node_ips).unwrap_or_default();
         let mut moved = false;
         for change in self.nodes.apply(event) {
-            let (key, before): (NodeKey, Option<Node>) = parts(change);
+            let (key, before) = change.into_parts();
             moved |= ips(before.as_ref()) != ips(self.nodes.get(&key));
         }
         if !moved {
@@ -278,14 +278,6 @@ impl ServiceMerger {
 
 /// Who names which backend, more and less, of each service.
 type Deltas = BTreeMap<ServiceKey, Vec<(IpAddr, Delta)>>;
-
-/// The key of a change, and the value before.
-fn parts<T: Keyed>(change: Change<T>) -> (T::Key, Option<T>) {
-    match change {
-        Change::Set(key, before) => (key, before),
-        Change::Gone(key, before) => (key, Some(before)),
-    }
-}
 
 /// What a slice says, as claims.
 fn slice_claims(slice: &EndpointSlice) -> Vec<(IpAddr, Claim)> {

@@ -2,8 +2,8 @@
 //! slow, obvious recomputation.
 
 use causeway_model::{
-    AddressType, Affinity, ClusterId, EndpointConditions, MaxClusters, NodeAddress, Protocol, ServicePort,
-    SessionAffinity, Sharing, SliceEndpoint, SlicePort,
+    AddressType, Affinity, ClusterId, EndpointConditions, MaxClusters, NodeAddress, NodeKey, Protocol,
+    ServicePort, SessionAffinity, Sharing, SliceEndpoint, SlicePort,
 };
 use proptest::prelude::*;
 
@@ -199,23 +199,11 @@ fn ports_protocols_families_and_precedence() {
 
 fn node(n: u8) -> Node {
     Node {
-        name: format!("n{n}"),
-        cluster: cluster(0),
-        cluster_id: ClusterId::new(1, MaxClusters::C255).unwrap(),
         addresses: vec![NodeAddress {
             kind: AddressType::InternalIP,
             ip: format!("172.18.0.{n}").parse().unwrap(),
         }],
-        pod_cidrs: vec![],
-        health_v4: None,
-        health_v6: None,
-        ingress_v4: None,
-        ingress_v6: None,
-        encryption_key: 0,
-        labels: Default::default(),
-        annotations: Default::default(),
-        wireguard_pub_key: String::new(),
-        boot_id: String::new(),
+        ..Node::new(format!("n{n}"), cluster(0), ClusterId::new(1, MaxClusters::C255).unwrap())
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use causeway_model::{
-    Change, ClusterInfo, ClusterService, Collection, EndpointSlice, Event, Port, Ports, Service, ServiceKey,
+    ClusterInfo, ClusterService, Collection, EndpointSlice, Event, Port, Ports, Service, ServiceKey,
     ServiceType, SliceKey,
 };
 
@@ -38,10 +38,7 @@ impl ServiceJoin {
     pub(super) fn apply_slice(&mut self, event: Event<EndpointSlice>) -> Vec<Event<ClusterService>> {
         let mut changed = BTreeSet::new();
         for change in self.slices.apply(event) {
-            let (key, before) = match change {
-                Change::Set(key, before) => (key, before),
-                Change::Gone(key, before) => (key, Some(before)),
-            };
+            let (key, before) = change.into_parts();
             if let Some(before) = before {
                 if let Some(keys) = self.slices_of.get_mut(&before.service) {
                     keys.remove(&key);

@@ -37,23 +37,13 @@ pub(crate) fn entry(from: &ClusterInfo, index: usize, kind: Kind, n: usize, vers
             })
         }
         Kind::Nodes => Entry::Node(Node {
-            name: format!("n{n}"),
-            cluster: from.name.clone(),
-            cluster_id: from.id,
             addresses: vec![NodeAddress {
                 kind: AddressType::InternalIP,
                 ip: format!("172.20.{index}.{}", n + 1).parse().unwrap(),
             }],
             pod_cidrs: vec![format!("10.{index}.{}.0/24", 100 + n).parse().unwrap()],
-            health_v4: None,
-            health_v6: None,
-            ingress_v4: None,
-            ingress_v6: None,
-            encryption_key: 0,
-            labels: [].into(),
-            annotations: [].into(),
-            wireguard_pub_key: String::new(),
             boot_id: text,
+            ..Node::new(format!("n{n}"), from.name.clone(), from.id)
         }),
         Kind::Services => {
             let ports = |port| Arc::new([("http".to_owned(), Port { protocol: Protocol::TCP, port })].into());
