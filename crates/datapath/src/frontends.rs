@@ -249,7 +249,7 @@ mod tests {
 
     fn list(numbers: &[u16]) -> Vec<Backend> {
         let address = |n: &u16| L4Addr { ip: "10.0.0.1".parse().unwrap(), port: *n, protocol: Protocol::TCP };
-        numbers.iter().map(|n| Backend { address: address(n), cluster: None }).collect()
+        numbers.iter().map(|n| Backend::new(address(n), None)).collect()
     }
 
     fn set(list: &[Backend]) -> BTreeSet<L4> {

@@ -123,13 +123,10 @@ fn server(pod: &Pod, name: &'static str) {
 }
 
 fn frontend(protocol: Protocol, backends: &[&Pod]) -> Event<Frontend> {
-    let backend =
-        |pod: &&Pod| Backend { address: L4Addr { ip: pod.ip.into(), port: 8080, protocol }, cluster: None };
-    Event::Upsert(Frontend {
-        address: L4Addr { ip: SERVICE.into(), port: 80, protocol },
-        service: ServiceKey { namespace: "shop".into(), name: "web".into() },
-        backends: backends.iter().map(backend).collect(),
-    })
+    let backend = |pod: &&Pod| Backend::new(L4Addr { ip: pod.ip.into(), port: 8080, protocol }, None);
+    let address = L4Addr { ip: SERVICE.into(), port: 80, protocol };
+    let service = ServiceKey { namespace: "shop".into(), name: "web".into() };
+    Event::Upsert(Frontend::new(address, service, backends.iter().map(backend).collect::<Vec<_>>()))
 }
 
 fn serve(node: &mut Node, backends: &[&Pod]) {
@@ -230,7 +227,7 @@ fn many(round: u16) -> Vec<Backend> {
     let mut ports: Vec<u16> = (0..70).map(port).filter(|port| *port != 0).collect();
     ports.sort_unstable();
     let address = |port| L4Addr { ip: Ipv4Addr::new(10, 9, 0, 1).into(), port, protocol: Protocol::TCP };
-    ports.into_iter().map(|port| Backend { address: address(port), cluster: None }).collect()
+    ports.into_iter().map(|port| Backend::new(address(port), None)).collect()
 }
 
 #[test]
@@ -241,7 +238,7 @@ fn netns_a_table_of_many_backends_follows_every_change() {
     for round in 0..60 {
         let backends = many(round);
         let service = ServiceKey { namespace: "shop".into(), name: "many".into() };
-        let event = Event::Upsert(Frontend { address, service, backends: backends.clone().into() });
+        let event = Event::Upsert(Frontend::new(address, service, backends.clone()));
         a.datapath(move |d| d.apply_frontend(event).unwrap());
         // A new agent adopts a table in whatever order it is, and a repair leaves it alone.
         if round % 20 == 5 {
@@ -252,7 +249,7 @@ fn netns_a_table_of_many_backends_follows_every_change() {
             a.open();
             a.datapath({
                 let service = ServiceKey { namespace: "shop".into(), name: "many".into() };
-                let event = Event::Upsert(Frontend { address, service, backends: backends.clone().into() });
+                let event = Event::Upsert(Frontend::new(address, service, backends.clone()));
                 move |d| {
                     d.apply_frontend(event).unwrap();
                     d.resync().unwrap();

@@ -236,7 +236,6 @@ fn used(ip: IpAddr, claims: &[Claim], port: &ServicePort, mode: Mode) -> Vec<Bac
     offers.retain(|offer| mode.uses(offer));
     offers.sort_unstable_by_key(|offer| offer.number);
     let address = |number| L4Addr { ip, port: number, protocol: port.protocol };
-    let backend =
-        |offer: Offer<'_>| Backend { address: address(offer.number), cluster: offer.cluster.cloned() };
+    let backend = |offer: Offer<'_>| Backend::new(address(offer.number), offer.cluster.cloned());
     offers.into_iter().map(backend).collect()
 }

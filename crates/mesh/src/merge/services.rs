@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use causeway_model::lb::{Backend, Frontend, L4Addr};
+use causeway_model::lb::{Backend, Frontend, FrontendKind, L4Addr};
 use causeway_model::{
     ClusterName, ClusterService, Collection, EndpointSlice, Event, Keyed, Node, Port, Ports, PortsByAddress,
     Service, ServiceKey, ServiceType, SliceKey,
@@ -230,7 +230,13 @@ impl ServiceMerger {
     fn winner(&self, address: &L4Addr) -> Option<Frontend> {
         let (_, service) = self.claims.get(address)?.first()?;
         let wanted = self.wanted.get(service)?.get(address)?;
-        Some(Frontend { address: *address, service: service.clone(), backends: wanted.backends.clone() })
+        let kind = match wanted.rank {
+            Rank::ClusterIp => FrontendKind::ClusterIP,
+            Rank::LoadBalancer => FrontendKind::LoadBalancer,
+            Rank::NodePort => FrontendKind::NodePort,
+            Rank::ExternalIp => FrontendKind::ExternalIP,
+        };
+        Some(Frontend { kind, ..Frontend::new(*address, service.clone(), wanted.backends.clone()) })
     }
 
     /// Every address of a service with the backends selected for it.

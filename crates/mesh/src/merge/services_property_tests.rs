@@ -217,10 +217,13 @@ impl World {
         for (key, service) in self.services.iter().filter(|(_, service)| !service.headless) {
             let candidates = self.candidates(service);
             for port in &service.ports {
-                for ip in service.cluster_ips.iter().chain(&service.external_ips) {
+                let cluster_ips = service.cluster_ips.iter().map(|ip| (ip, FrontendKind::ClusterIP));
+                let external_ips = service.external_ips.iter().map(|ip| (ip, FrontendKind::ExternalIP));
+                for (ip, kind) in cluster_ips.chain(external_ips) {
                     let address = L4Addr { ip: *ip, port: port.port, protocol: port.protocol };
-                    let backends = select(service, port, ip.is_ipv6(), &candidates).into();
-                    out.entry(address).or_insert(Frontend { address, service: key.clone(), backends });
+                    let backends = select(service, port, ip.is_ipv6(), &candidates);
+                    let frontend = Frontend { kind, ..Frontend::new(address, key.clone(), backends) };
+                    out.entry(address).or_insert(frontend);
                 }
             }
         }
@@ -295,8 +298,7 @@ fn select(
     if chosen.iter().any(|(_, c)| c.active) {
         chosen.retain(|(_, c)| c.active);
     }
-    let mut out: Vec<_> =
-        chosen.into_iter().map(|(a, c)| Backend { address: *a, cluster: c.cluster.clone() }).collect();
+    let mut out: Vec<_> = chosen.into_iter().map(|(a, c)| Backend::new(*a, c.cluster.clone())).collect();
     out.sort();
     out
 }

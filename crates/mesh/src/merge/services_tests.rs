@@ -392,13 +392,11 @@ fn reference(
             }
         }
         let local = |set: &BTreeSet<IpAddr>| -> Vec<Backend> {
-            set.iter().map(|ip| Backend { address: tcp(*ip, 8080), cluster: None }).collect()
+            set.iter().map(|ip| Backend::new(tcp(*ip, 8080), None)).collect()
         };
         let only_terminating: BTreeSet<_> = terminating.difference(&active).copied().collect();
-        let remote: Vec<Backend> = theirs
-            .into_iter()
-            .map(|(ip, name)| Backend { address: tcp(ip, 8080), cluster: Some(name) })
-            .collect();
+        let remote: Vec<Backend> =
+            theirs.into_iter().map(|(ip, name)| Backend::new(tcp(ip, 8080), Some(name))).collect();
         let mut chosen = match service.sharing.affinity {
             Affinity::Local if !active.is_empty() => local(&active),
             Affinity::Remote if !remote.is_empty() => remote,
@@ -409,17 +407,16 @@ fn reference(
             chosen = local(&only_terminating);
         }
         chosen.sort();
-        let mut addresses: Vec<_> = service.cluster_ips.iter().map(|ip| tcp(*ip, 80)).collect();
-        addresses.extend(service.external_ips.iter().map(|ip| tcp(*ip, 80)));
+        let mut addresses: Vec<_> =
+            service.cluster_ips.iter().map(|ip| (tcp(*ip, 80), FrontendKind::ClusterIP)).collect();
+        addresses.extend(service.external_ips.iter().map(|ip| (tcp(*ip, 80), FrontendKind::ExternalIP)));
         let node_port = service.ports[0].node_port;
-        addresses.extend(nodes.values().map(|node| tcp(node.addresses[0].ip, node_port)));
-        for address in addresses {
+        let node_ips = nodes.values().map(|node| node.addresses[0].ip);
+        addresses.extend(node_ips.map(|ip| (tcp(ip, node_port), FrontendKind::NodePort)));
+        for (address, kind) in addresses {
             // Services in key order: the first one keeps what several claim.
-            out.entry(address).or_insert_with(|| Frontend {
-                address,
-                service: key.clone(),
-                backends: chosen.clone().into(),
-            });
+            let frontend = Frontend { kind, ..Frontend::new(address, key.clone(), chosen.clone()) };
+            out.entry(address).or_insert(frontend);
         }
     }
     out
