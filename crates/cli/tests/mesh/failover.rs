@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use causeway_lab::runtime::spawn;
 use nix::sys::signal::{Signal, kill};
@@ -13,6 +14,8 @@ use crate::clusters::{Clusters, ONE, TWO, until};
 
 /// Requests a second.
 const RATE: u64 = 500;
+/// For at least so long, so that what comes late is seen too.
+const WHILE: Duration = Duration::from_secs(4);
 
 /// Clients of the first cluster that ask all the time.
 struct Load {
@@ -49,8 +52,9 @@ impl Drop for Load {
 
 /// What becomes of the requests while something happens.
 fn during(mesh: &Clusters, url: &str, what: &str, happens: impl FnOnce()) -> Value {
-    let load = Load::start(mesh, url);
+    let (load, started) = (Load::start(mesh, url), Instant::now());
     happens();
+    until("clients to have asked for a while", || started.elapsed() > WHILE);
     let counts = load.stop();
     println!("{what}: {counts}");
     assert!(counts["answered"].as_u64() > Some(RATE), "{what}: {counts}");
