@@ -8,7 +8,7 @@
 //! **Every call blocks** (netlink, `bpf(2)`, files) and acts on the network and mount namespaces of
 //! the calling thread, which must be the node's. From async code call it on a thread of its own.
 //!
-//! IPv4 is forwarded; map keys are already wide enough for IPv6, whose forwarding is later work.
+//! Pods have IPv4, IPv6 or both. Tunnels between nodes run over IPv4 for both of them.
 
 mod addresses;
 mod attach;
@@ -18,6 +18,7 @@ mod endpoint;
 mod error;
 mod frontends;
 pub mod inspect;
+mod ip_pair;
 pub mod ipam;
 mod maps;
 mod masquerade;
@@ -26,7 +27,8 @@ mod object;
 
 pub use addresses::Stats;
 pub use attach::AttachMode;
-pub use datapath::{Config, Datapath, TUNNEL_OVERHEAD};
+pub use datapath::{Config, Datapath, PodNetwork, TUNNEL_OVERHEAD};
 pub use endpoint::{Endpoint, EndpointSpec};
 pub use error::Error;
+pub use ip_pair::IpPair;
 pub use maps::metrics::Counter;
