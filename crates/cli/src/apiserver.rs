@@ -190,6 +190,10 @@ pub(crate) async fn run(args: ApiserverArgs) -> Result<()> {
         observer: Some(measured.clone()),
         ..Default::default()
     };
+    let embedded = match &target {
+        Target::Embedded(serving) => Some(serving.store.clone()),
+        Target::Etcd(_) => None,
+    };
     let publishing = match target {
         Target::Embedded(serving) => {
             let store = serving.store.clone();
@@ -222,6 +226,9 @@ pub(crate) async fn run(args: ApiserverArgs) -> Result<()> {
                 () = token.cancelled() => false,
             };
             if ready {
+                if let Some(store) = embedded {
+                    store.defragment();
+                }
                 causeway_daemon::memory::release();
                 published.open();
                 tracing::info!("the cluster's state is published; readers are welcome");

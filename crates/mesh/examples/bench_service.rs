@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use causeway_kvstore::{Store, StoreOptions, WatchOptions, pb};
+use causeway_kvstore::{Store, StoreOptions, WatchOptions, WriteOp};
 use causeway_mesh::keys::{self, Kind};
 use causeway_mesh::merge::ServiceMerger;
 use causeway_mesh::publish::{Op, Publisher};
@@ -126,9 +126,9 @@ fn main() {
         let ops = publisher.apply_slice(event);
         publish.push(cpu_time() - start);
         let [Op::Put { key, value }] = &ops[..] else { panic!("a change is one write: {ops:?}") };
-        let put = pb::PutRequest { key: key.clone().into(), value: value.clone(), ..Default::default() };
+        let put = WriteOp::Put(key.clone().into(), value.clone());
         let start = cpu_time();
-        store.put(put).expect("room");
+        store.apply(vec![put]).expect("room");
         let seen = watcher.poll_now().expect("in time").expect("the write");
         stored.push(cpu_time() - start);
         assert_eq!(seen.events.len(), 1);

@@ -4,6 +4,7 @@ mod access;
 mod auth;
 mod cluster;
 mod connection;
+mod cork;
 mod health;
 mod http;
 mod kv;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use causeway_kvstore::{Error, KeyRange, Store, WriteOp, pb};
+use causeway_kvstore::{Error, KeyRange, Store, Value, WriteOp, pb};
 use causeway_model::{ClusterConfig, ClusterName};
 use tracing::{info, warn};
 
@@ -287,7 +287,7 @@ impl Mirror {
         self.draining.insert(cluster.clone(), now + self.grace);
     }
 
-    fn put(&mut self, key: String, value: Bytes) {
+    fn put(&mut self, key: String, value: Value) {
         self.queue.push_back(Batch { of: None, ops: vec![WriteOp::Put(key.into(), value)] });
     }
 
@@ -314,15 +314,15 @@ impl Mirror {
 
     /// The bytes a key with its value may add, beyond the `open` ones of the same batch; `None` if the
     /// cluster has too many already, and then what is held of the key stays.
-    fn admit(&mut self, cluster: &ClusterName, open: i64, key: &Bytes, value: &Bytes) -> Option<i64> {
+    fn admit(&mut self, cluster: &ClusterName, open: i64, key: &[u8], value: &[u8]) -> Option<i64> {
         let copy = found(&mut self.copies, &self.store, cluster);
-        let size = |key: &Bytes, value: &Bytes| (key.len() + value.len()) as i64;
+        let size = |key: &[u8], value: &[u8]| (key.len() + value.len()) as i64;
         let (held, new) = (copy.status.bytes + open, size(key, value));
         if held + new <= self.max_cluster_bytes {
             return Some(new);
         }
         // Near the bound it matters what the key has now.
-        let before = list(&self.store, KeyRange::new(key.clone(), Bytes::new()), 1);
+        let before = list(&self.store, KeyRange::single(Bytes::copy_from_slice(key)), 1);
         let added = new - before.first().map_or(0, |kv| size(&kv.key, &kv.value));
         if held + added <= self.max_cluster_bytes {
             return Some(added);
