@@ -102,7 +102,10 @@ fn run(role: Role) -> anyhow::Result<ExitCode> {
         Role::Status(args) => done(runtime()?.block_on(local_status::run(args))),
         Role::Bpf(args) => done(bpf::run(args)),
         Role::Agent(args) => done(runtime()?.block_on(agent::run(args))),
-        Role::Apiserver(args) => done(runtime()?.block_on(apiserver::run(args))),
+        Role::Apiserver(args) => {
+            let runtime = runtime_of(causeway_kvstore::server::worker_threads())?;
+            done(runtime.block_on(apiserver::run(args)))
+        }
         Role::Kvstoremesh(args) => done(runtime()?.block_on(kvstoremesh::run(args))),
         Role::Lab(command) => runtime()?.block_on(lab::run(command)),
         Role::Cni => Ok(cni::main()),
@@ -124,6 +127,10 @@ fn once<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+fn runtime_of(worker_threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(worker_threads).enable_all().build()?)
 }
 
 #[cfg(test)]

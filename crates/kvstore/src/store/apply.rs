@@ -1,7 +1,5 @@
 //! Writes of this process itself: many keys in one call, without the form of requests.
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
 
 use super::history::Key;
@@ -81,11 +79,9 @@ pub(super) fn run(
     mut commit: impl FnMut(&mut State, Write),
 ) -> Applied {
     let (mut applied, mut write) = (Applied::default(), Write::default());
-    let mut written: HashSet<Bytes> = HashSet::new();
     for op in ops {
-        if !written.is_empty() && written.contains(op.key()) {
+        if state.is_written(op.key()) {
             commit(state, std::mem::take(&mut write));
-            written.clear();
         }
         let held = state.live(op.key());
         let size = held.map(|held| held.size(op.key()));
@@ -97,14 +93,12 @@ pub(super) fn run(
                 applied.bytes += (key.len() + value.len()) as i64 - size.unwrap_or(0);
                 let put = Put { key: &key, value: Some(value), lease: Some(lease), prev_kv: false };
                 state.put(put, &mut write);
-                written.insert(key);
             }
             WriteOp::Delete(key) => {
                 let Some(size) = size else { continue };
                 applied.keys -= 1;
                 applied.bytes -= size;
                 state.delete(&Key::from(&key[..]), &mut write);
-                written.insert(key);
             }
         }
     }

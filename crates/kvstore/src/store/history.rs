@@ -42,6 +42,11 @@ impl History {
         self.0.as_ref().and_then(|versions| versions.older.as_deref()).map_or(&[][..], Vec::as_slice)
     }
 
+    /// The revision of the last change; 0 if there is none.
+    pub(super) fn last_changed(&self) -> i64 {
+        self.newest().map_or(0, |newest| newest.mod_revision)
+    }
+
     /// The newest version, if the key exists now.
     pub(super) fn live(&self) -> Option<&Version> {
         self.newest().filter(|v| v.value.is_some())

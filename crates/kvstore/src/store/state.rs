@@ -127,6 +127,11 @@ impl State {
         self.keys.get(key)?.live()
     }
 
+    /// Whether the write in progress has changed the key.
+    pub(super) fn is_written(&self, key: &[u8]) -> bool {
+        self.keys.get(key).is_some_and(|history| history.last_changed() > self.revision)
+    }
+
     /// Refuses what [`State::put`] could not carry out.
     pub(super) fn check_put(&self, request: &pb::PutRequest) -> Result<(), Error> {
         check_put_form(request)?;

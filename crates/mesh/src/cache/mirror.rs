@@ -307,7 +307,8 @@ impl Mirror {
     /// The listing under way, if there is one, has named the key.
     fn seen(&mut self, cluster: &ClusterName, kind: Kind, key: &Bytes) {
         let copy = found(&mut self.copies, &self.store, cluster);
-        if let Some(unseen) = copy.unseen.get_mut(&kind) {
+        // In the first listing of all there is nothing to compare with.
+        if let Some(unseen) = copy.unseen.get_mut(&kind).filter(|unseen| !unseen.is_empty()) {
             unseen.remove(key);
         }
     }
@@ -369,15 +370,17 @@ fn found<'a>(
     store: &Store,
     cluster: &ClusterName,
 ) -> &'a mut Copy {
-    copies.entry(cluster.clone()).or_insert_with(|| {
+    // A name is only copied for a new one: this is asked for every key.
+    if !copies.contains_key(cluster) {
         let mut copy = Copy::default();
         for kind in Kind::ALL {
             let held = list(store, KeyRange::prefix(keys::prefix(Layout::Cached, kind, cluster)), 0);
             copy.status.keys[kind as usize] = held.len();
             copy.status.bytes += held.iter().map(|kv| (kv.key.len() + kv.value.len()) as i64).sum::<i64>();
         }
-        copy
-    })
+        copies.insert(cluster.clone(), copy);
+    }
+    copies.get_mut(cluster).expect("it is there, or was just put there")
 }
 
 /// Keys of a range with their values; at most `limit` of them, or all for 0.
