@@ -7,7 +7,7 @@ use causeway_model::{Change, Collection, Event};
 
 use crate::Error;
 use crate::maps::Table;
-use crate::maps::lb::{Frontend, L4, Slot};
+use crate::maps::lb::{Frontend, L4, Slot, kind_number};
 
 /// The single writer of the load-balancer maps.
 #[derive(Debug)]
@@ -98,7 +98,11 @@ impl Frontends {
         for (index, backend) in (0..count).zip(&backends) {
             self.slots.set(Slot { service, generation, index }, *backend)?;
         }
-        self.frontends.set(key, Frontend { service, generation, count, version })?;
+        let kind = kind_number(wanted.kind);
+        let affinity = wanted.balancing.affinity_seconds;
+        let frontend =
+            Frontend { service, generation, count, version, entries: 0, affinity, kind, flags: 0, pad: 0 };
+        self.frontends.set(key, frontend)?;
         if let Some(old) = old {
             self.remove_slots(old)?;
         }
