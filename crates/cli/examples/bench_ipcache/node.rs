@@ -41,6 +41,7 @@ impl Node {
             underlay_mtu: 1500,
             attach: None,
             masquerade: false,
+            balance: causeway_datapath::Balance::default(),
         };
         // The network is that of a thread that ends; the maps are ours.
         let opened = std::thread::spawn(move || -> Result<Datapath, String> {

@@ -7,11 +7,13 @@
 //! ```
 
 mod api;
+mod balance;
 mod cidrs;
 mod cni_install;
 mod deletions;
 mod endpoints;
 mod node;
+mod node_addresses;
 mod owner;
 mod report;
 mod state;
@@ -95,7 +97,7 @@ pub(crate) struct AgentArgs {
 
 /// Runs until told to stop.
 pub(crate) async fn run(args: AgentArgs) -> Result<()> {
-    let config = args.daemon.load(&[&KEYS], |loader| {
+    let config = args.daemon.load(&[&KEYS, &balance::KEYS], |loader| {
         loader
             .flag("clustermesh-cache-ttl", args.clustermesh_cache_ttl)
             .flag("bpf-root", args.bpf_root.as_deref().map(Path::display))
@@ -129,6 +131,7 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
         underlay_mtu: node::underlay_mtu(facts.node_ip),
         attach: None,
         masquerade: config.require("enable-ipv4-masquerade")?,
+        balance: balance::settings(&config)?,
     };
     let mtu = datapath.underlay_mtu - causeway_datapath::TUNNEL_OVERHEAD;
     let owner = Owner::start(move || Datapath::open(datapath)).await.context("open the datapath")?;

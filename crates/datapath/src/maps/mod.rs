@@ -3,6 +3,7 @@
 pub(crate) mod endpoint;
 pub(crate) mod ipcache;
 pub(crate) mod lb;
+pub(crate) mod lookup;
 pub(crate) mod metrics;
 mod table;
 

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use causeway_datapath::{AttachMode, Config, Datapath, Endpoint, EndpointSpec};
+use causeway_datapath::{AttachMode, Balance, Config, Datapath, Endpoint, EndpointSpec};
 use causeway_model::{Event, IpEntry, NumericIdentity, PodRef};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -151,6 +151,7 @@ impl Node {
             underlay_mtu: 1500,
             attach,
             masquerade: false,
+            balance: Balance::default(),
         };
         Self { ns, ip, config, cgroup, dir, datapath: None }
     }
