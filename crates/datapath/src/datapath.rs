@@ -238,7 +238,7 @@ impl Datapath {
         let pods = self.endpoints.values().map(|endpoint| Some(endpoint.netns.as_path()));
         let mut ended = 0;
         for netns in [None].into_iter().chain(pods) {
-            match terminate::end(netns, &vanished, &self.flows) {
+            match terminate::end(netns, &vanished, &mut self.flows) {
                 Ok(count) => ended += count,
                 Err(error) => {
                     let netns = netns.map_or("the node's own".into(), |path| path.to_string_lossy());

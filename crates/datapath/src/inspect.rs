@@ -14,9 +14,11 @@ use serde::{Serialize, Serializer};
 
 use crate::Error;
 use crate::maps::Table;
+pub use crate::maps::Usage;
 use crate::maps::ipcache::{Ipcache, Remote};
 use crate::maps::lb::{
-    DENY_RANGES, DSR, Frontend, INTERNAL, L4, MAGLEV, SOURCE_RANGES, Slot, TWO_SCOPES, TableKey, kind_of,
+    Affinity, Client, DENY_RANGES, DSR, Flow, Frontend, INTERNAL, L4, MAGLEV, SOURCE_RANGES, Slot,
+    TWO_SCOPES, TableKey, kind_of,
 };
 use crate::maps::lookup::LookupTables;
 use crate::object::Pins;
@@ -110,6 +112,9 @@ pub struct Inspector {
     frontends: Table<L4, Frontend>,
     slots: Table<Slot, L4>,
     tables: LookupTables,
+    backends: Table<L4, u32>,
+    affinity: Table<Client, Affinity>,
+    flows: Table<Flow, L4>,
 }
 
 impl Inspector {
@@ -126,6 +131,9 @@ impl Inspector {
             frontends: Table::open(&pins, "cw_lb_frontends")?,
             slots: Table::open(&pins, "cw_lb_slots")?,
             tables: LookupTables::open(&pins)?,
+            backends: Table::open(&pins, "cw_lb_backends")?,
+            affinity: Table::open(&pins, "cw_lb_affinity")?,
+            flows: Table::open(&pins, "cw_lb_reverse")?,
         })
     }
 
@@ -191,6 +199,21 @@ impl Inspector {
                 .map(|(slot, address)| BackendEntry { address, weight: weight(slot) })
                 .collect(),
         }))
+    }
+
+    /// How full the maps are whose entries grow with the mesh or with traffic.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn usage(&self) -> Result<Vec<Usage>, Error> {
+        Ok(vec![
+            self.ipcache.usage()?,
+            self.affinity.usage()?,
+            self.backends.usage()?,
+            self.frontends.usage()?,
+            self.flows.usage()?,
+            self.slots.usage()?,
+        ])
     }
 
     /// How many slots there are, of all frontends.

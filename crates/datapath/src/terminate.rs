@@ -15,7 +15,11 @@ type ByPort = BTreeMap<(u8, u16), BTreeSet<L4>>;
 
 /// Ends the sockets of one network namespace that were translated to one of these backends; how many.
 /// What connected to the same address without a service is left alone.
-pub(crate) fn end(netns: Option<&Path>, vanished: &[L4], flows: &Table<Flow, L4>) -> Result<usize, Error> {
+pub(crate) fn end(
+    netns: Option<&Path>,
+    vanished: &[L4],
+    flows: &mut Table<Flow, L4>,
+) -> Result<usize, Error> {
     let mut by_port = ByPort::new();
     for backend in vanished {
         let port = u16::from_be_bytes(backend.port);
@@ -32,6 +36,8 @@ pub(crate) fn end(netns: Option<&Path>, vanished: &[L4], flows: &Table<Flow, L4>
                 let flow = Flow { cookie: socket.cookie(), backend };
                 if backends.contains(&backend) && flows.get(&flow)?.is_some() {
                     diag.destroy(socket).map_err(failed)?;
+                    // A UDP socket no longer knows, when it is closed, whom it talked to.
+                    flows.remove(&flow)?;
                     ended += 1;
                 }
             }

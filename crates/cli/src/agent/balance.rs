@@ -17,7 +17,8 @@ pub(super) const KEYS: [Key; 8] = [
     Key::with_default("bpf-lb-sock-hostns-only", "false"),
     Key::with_default("bpf-lb-sock-terminate-tcp", "false"),
     Key::with_default("bpf-sock-rev-map-max", "262144"),
-    Key::with_default("node-port-bind-protection", "true"),
+    // Cilium's default is true. Not as long as somebody else has to listen at the port for clients outside.
+    Key::with_default("node-port-bind-protection", "false"),
 ];
 
 /// What the datapath is told.
@@ -99,7 +100,8 @@ mod tests {
     fn defaults_are_those_of_the_datapath() {
         let balance = settings(&Loader::new(&KEYS).load()).unwrap();
         assert_eq!((balance.algorithm, balance.maglev), (lb::Algorithm::Random, Maglev::default()));
-        assert!(balance.protect_ports && !balance.host_netns_only && !balance.terminate_tcp);
+        assert!(!balance.protect_ports && !balance.host_netns_only && !balance.terminate_tcp);
+        assert!(with("node-port-bind-protection", "true").unwrap().protect_ports);
     }
 
     #[test]

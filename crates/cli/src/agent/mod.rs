@@ -36,6 +36,7 @@ use causeway_mesh::remote::{self, RemoteClusters};
 use clap::Args;
 use ipnet::IpNet;
 
+use crate::metrics::pressure::Pressure;
 use crate::metrics::remotes::Remotes;
 use crate::settings::{self, DaemonArgs, cluster_info};
 use crate::{kubeclient, metrics, names};
@@ -153,6 +154,9 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
         status: remotes.status(),
         global_services: Some(global_services.clone()),
     });
+    let pressure = Pressure::default();
+    health.metrics.collect(pressure.clone());
+    shutdown.spawn(pressure.follow(config.require("bpf-root")?, token.clone()));
     let sources = state::Sources::new(&client, &info, &config, remote_events, remotes.status())?;
     shutdown.spawn_vital("state", state.run(sources, guards, sync_timeout, token.clone()));
 

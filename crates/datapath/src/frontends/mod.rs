@@ -16,7 +16,7 @@ use crate::maps::lb::{Frontend, L4, Match, Slot, TableKey};
 use crate::maps::lookup::{LookupTables, SourceRanges};
 use crate::{Balance, Error};
 use plan::Plan;
-use references::References;
+use references::{References, between};
 use steps::{difference, steps};
 
 /// The single writer of the load-balancer maps.
@@ -74,14 +74,15 @@ impl Frontends {
             result = result.and(match change {
                 Change::Set(address, before) => {
                     let now = self.desired.get(&address).expect("it has just been set").clone();
+                    let (gone, new) = between(before.as_ref(), Some(&now));
                     // New backends are known before a frontend names them, old ones as long as it does.
-                    let added = self.references.add(&now);
+                    let added = self.references.add(&new);
                     let set = self.set(&now, before.as_ref());
-                    added.and(set).and(before.map_or(Ok(()), |before| self.references.release(&before)))
+                    added.and(set).and(self.references.release(&gone))
                 }
                 Change::Gone(address, before) => {
                     let removed = self.remove(address.into());
-                    removed.and(self.references.release(&before))
+                    removed.and(self.references.release(&between(Some(&before), None).0))
                 }
             });
         }

@@ -2,9 +2,11 @@
 //! connections. Whoever talks to one that is not there may be told.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use causeway_model::lb::Frontend;
+use causeway_model::lb::{Backend, Frontend};
 
+use super::steps::difference;
 use crate::Error;
 use crate::maps::Table;
 use crate::maps::lb::L4;
@@ -19,9 +21,25 @@ pub(super) struct References {
     vanished: Vec<L4>,
 }
 
-fn backends(frontend: &Frontend) -> impl Iterator<Item = L4> {
-    let internal = frontend.internal.iter().flat_map(|list| list.iter());
-    frontend.backends.iter().chain(internal).map(|backend| backend.address.into())
+/// What one version of a frontend names that another does not, and the other way round.
+pub(super) fn between(before: Option<&Frontend>, now: Option<&Frontend>) -> (Vec<L4>, Vec<L4>) {
+    let external = |frontend: &Frontend| Some(frontend.backends.clone());
+    let internal = |frontend: &Frontend| frontend.internal.clone();
+    let (mut gone, mut new) = (vec![], vec![]);
+    for list in [&external as &dyn Fn(&Frontend) -> Option<Arc<[Backend]>>, &internal] {
+        let (before, now) = (before.and_then(list), now.and_then(list));
+        if before == now {
+            continue;
+        }
+        let addresses = |list: Option<Arc<[Backend]>>| -> Vec<L4> {
+            list.iter().flat_map(|list| list.iter()).map(|backend| backend.address.into()).collect()
+        };
+        let (before, now) = (addresses(before), addresses(now));
+        let (less, more) = difference(&before, &now).unwrap_or((before, now));
+        gone.extend(less);
+        new.extend(more);
+    }
+    (gone, new)
 }
 
 impl References {
@@ -30,29 +48,29 @@ impl References {
         Self { map, counts: BTreeMap::new(), vanished: vec![] }
     }
 
-    /// Counts the backends of a frontend and puts new ones into the map.
-    pub(super) fn add(&mut self, frontend: &Frontend) -> Result<(), Error> {
+    /// Counts backends that a list names now and puts new ones into the map.
+    pub(super) fn add(&mut self, backends: &[L4]) -> Result<(), Error> {
         let mut result = Ok(());
-        for backend in backends(frontend) {
-            let count = self.counts.entry(backend).or_insert(0);
+        for backend in backends {
+            let count = self.counts.entry(*backend).or_insert(0);
             *count += 1;
             if *count == 1 {
-                result = result.and(self.map.set(backend, 1));
+                result = result.and(self.map.set(*backend, 1));
             }
         }
         result
     }
 
     /// The opposite of [`References::add`].
-    pub(super) fn release(&mut self, frontend: &Frontend) -> Result<(), Error> {
+    pub(super) fn release(&mut self, backends: &[L4]) -> Result<(), Error> {
         let mut result = Ok(());
-        for backend in backends(frontend) {
-            let Some(count) = self.counts.get_mut(&backend) else { continue };
+        for backend in backends {
+            let Some(count) = self.counts.get_mut(backend) else { continue };
             *count -= 1;
             if *count == 0 {
-                self.counts.remove(&backend);
-                result = result.and(self.map.remove(&backend));
-                self.vanished.push(backend);
+                self.counts.remove(backend);
+                result = result.and(self.map.remove(backend));
+                self.vanished.push(*backend);
             }
         }
         result

@@ -129,7 +129,6 @@ pub(crate) struct TableKey {
 }
 
 /// `struct client`: who keeps its backend; written by the kernel half alone.
-#[cfg(test)]
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Client {
@@ -138,7 +137,6 @@ pub(crate) struct Client {
 }
 
 /// `struct affinity`; written by the kernel half alone.
-#[cfg(test)]
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Affinity {

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+pub use table::Usage;
 pub(crate) use table::{Raw, Table};
 
 const FAMILY_V4: u32 = 4;
