@@ -44,10 +44,10 @@ fn main() {
         "none" => {
             ours(case, services, duration, &(0..BACKENDS).map(|n| (SERVER, PORT + n)).collect::<Vec<_>>())
         }
-        "nft" => anchor(case, duration, || feed("nft", &["-f", "-"], &nft(services))),
-        "iptables" => {
-            anchor(case, duration, || feed("iptables-legacy-restore", &["--noflush"], &iptables(services)))
-        }
+        "nft" => anchor(case, duration, move || feed("nft", &["-f", "-"], &nft(services))),
+        "iptables" => anchor(case, duration, move || {
+            feed("iptables-legacy-restore", &["--noflush"], &iptables(services))
+        }),
         _ => panic!("the side is ours, none, nft or iptables, not {side}"),
     };
     println!("{{\"value\": {value:.4}}}");

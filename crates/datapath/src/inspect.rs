@@ -6,7 +6,7 @@
 //! disagree.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use causeway_model::lb::{Algorithm, FrontendKind, L4Addr};
 use ipnet::IpNet;
@@ -17,10 +17,10 @@ use crate::maps::Table;
 pub use crate::maps::Usage;
 use crate::maps::ipcache::{Ipcache, Remote};
 use crate::maps::lb::{
-    Affinity, Client, DENY_RANGES, DSR, Flow, Frontend, INTERNAL, L4, MAGLEV, SOURCE_RANGES, Slot,
+    Affinity, Client, DENY_RANGES, DSR, Flow, Frontend, INTERNAL, L4, MAGLEV, Match, SOURCE_RANGES, Slot,
     TWO_SCOPES, TableKey, kind_of,
 };
-use crate::maps::lookup::LookupTables;
+use crate::maps::lookup::{LookupTables, SourceRanges};
 use crate::object::Pins;
 
 /// How often a frontend is read again when its table was replaced under the reader.
@@ -108,6 +108,7 @@ fn words<T: std::fmt::Debug, S: Serializer>(name: &T, serializer: S) -> Result<S
 /// The pinned maps of one node.
 #[derive(Debug)]
 pub struct Inspector {
+    pins: PathBuf,
     ipcache: Ipcache,
     frontends: Table<L4, Frontend>,
     slots: Table<Slot, L4>,
@@ -115,6 +116,8 @@ pub struct Inspector {
     backends: Table<L4, u32>,
     affinity: Table<Client, Affinity>,
     flows: Table<Flow, L4>,
+    matches: Table<Match, u32>,
+    ranges: SourceRanges,
 }
 
 impl Inspector {
@@ -127,6 +130,7 @@ impl Inspector {
     pub fn open(bpffs: &Path) -> Result<Self, Error> {
         let pins = Pins::at(bpffs).maps;
         Ok(Self {
+            pins: pins.clone(),
             ipcache: Ipcache::open(&pins)?,
             frontends: Table::open(&pins, "cw_lb_frontends")?,
             slots: Table::open(&pins, "cw_lb_slots")?,
@@ -134,6 +138,8 @@ impl Inspector {
             backends: Table::open(&pins, "cw_lb_backends")?,
             affinity: Table::open(&pins, "cw_lb_affinity")?,
             flows: Table::open(&pins, "cw_lb_reverse")?,
+            matches: Table::open(&pins, "cw_lb_matches")?,
+            ranges: SourceRanges::open(&pins)?,
         })
     }
 
@@ -173,11 +179,11 @@ impl Inspector {
         let Some((frontend, backends, table)) = self.whole(key)? else { return Ok(None) };
         let (Some(address), Some(kind)) = (key.model(), kind_of(frontend.kind)) else { return Ok(None) };
         let has = |flag| frontend.flags & flag != 0;
-        let weight = |slot: usize| match frontend.entries {
-            0 => 1,
-            _ => table.iter().map(|entry| u32::from(usize::from(*entry) == slot)).sum(),
-        };
-        let backends = backends.into_iter().enumerate();
+        let mut weights = vec![u32::from(table.is_empty()); backends.len()];
+        for entry in table {
+            weights.get_mut(usize::from(entry)).into_iter().for_each(|weight| *weight += 1);
+        }
+        let backends = backends.into_iter().zip(weights);
         Ok(Some(FrontendEntry {
             frontend: address,
             kind,
@@ -195,9 +201,7 @@ impl Inspector {
             }),
             dsr: has(DSR),
             table: frontend.entries,
-            backends: backends
-                .map(|(slot, address)| BackendEntry { address, weight: weight(slot) })
-                .collect(),
+            backends: backends.map(|(address, weight)| BackendEntry { address, weight }).collect(),
         }))
     }
 
@@ -211,8 +215,11 @@ impl Inspector {
             self.affinity.usage()?,
             self.backends.usage()?,
             self.frontends.usage()?,
+            self.matches.usage()?,
             self.flows.usage()?,
             self.slots.usage()?,
+            self.ranges.usage(&self.pins)?,
+            self.tables.usage(&self.pins)?,
         ])
     }
 

@@ -58,6 +58,12 @@ fn frontends(node: &Node) -> Vec<FrontendEntry> {
     inspect(node, |inspector| inspector.frontends().unwrap())
 }
 
+/// How many entries a map has.
+fn held(node: &Node, map: &'static str) -> usize {
+    let usage = inspect(node, |inspector| inspector.usage().unwrap());
+    usage.into_iter().find(|usage| usage.name == map).unwrap().entries
+}
+
 #[test]
 fn netns_services_of_ipv6() {
     let mut a = Node::new("six", 1, None);
@@ -73,6 +79,12 @@ fn netns_services_of_ipv6() {
     for kind in ["tcp", "udp", "udp-connected"] {
         let answers = client(&a, &a.ns, kind, "[fd00:96::10]:80", 60);
         assert_eq!(answers.keys().collect::<Vec<_>>(), ["one", "two"], "{kind}: {answers:?}");
+    }
+    let wildcard = l4(addr("::"), 30080, Protocol::TCP);
+    a.set(Frontend { kind: FrontendKind::NodePort, ..frontend(wildcard, &both[..1]) });
+    a.datapath(|d| d.set_node_addresses(&BTreeMap::from([(addr("fd00:172::2"), false)]), true).unwrap());
+    for target in ["[::1]:30080", "[fd00:172::2]:30080"] {
+        assert_eq!(client(&a, &a.ns, "tcp", target, 2), only("one", 2), "{target}");
     }
     for protocol in [Protocol::TCP, Protocol::UDP] {
         a.set(frontend(l4(addr("fd00:96::10"), 80, protocol), &[]));
@@ -330,7 +342,28 @@ fn netns_tables_are_switched_whole_and_adopted() {
     a.set(maglev(&[(&one, 3), (&two, 1)]));
     a.datapath(|d| d.apply_frontend(Event::Synced).unwrap());
     assert_eq!(frontends(&a), before);
-    assert_eq!(inspect(&a, |i| i.slots().unwrap()), 2, "nothing of an earlier generation is left");
+    // The source ranges were written anew; nothing of an earlier generation is left.
+    let expected =
+        [("cw_lb_frontends", 1), ("cw_lb_slots", 2), ("cw_lb_tables", 1), ("cw_lb_source_ranges", 2)];
+    expected.iter().for_each(|(map, entries)| assert_eq!(held(&a, map), *entries, "{map}"));
+    assert_eq!((held(&a, "cw_lb_backends"), held(&a, "cw_lb_matches")), (2, 0));
+    // And nothing at all of a service that a listing no longer names.
+    a.set(Frontend {
+        balancing: Arc::new(Balancing { affinity_seconds: 60, ..Balancing::default() }),
+        ..maglev(&[(&one, 3), (&two, 1)])
+    });
+    assert_eq!((held(&a, "cw_lb_source_ranges"), held(&a, "cw_lb_matches")), (0, 2));
+    a.set(maglev(&[(&one, 3), (&two, 1)]));
+    a.close();
+    a.open();
+    a.datapath(|d| {
+        d.apply_frontend(Event::Reset).unwrap();
+        d.apply_frontend(Event::Synced).unwrap();
+    });
+    for (map, _) in expected {
+        assert_eq!(held(&a, map), 0, "{map}");
+    }
+    assert_eq!((held(&a, "cw_lb_backends"), held(&a, "cw_lb_matches")), (0, 0));
 }
 
 /// A client that keeps its connection, and what it has written down.
@@ -401,10 +434,7 @@ fn netns_closed_sockets_leave_no_way_back() {
     for protocol in [Protocol::TCP, Protocol::UDP] {
         a.set(service(&[(&one, 1)], protocol));
     }
-    let ways = |a: &Node| {
-        let usage = inspect(a, |inspector| inspector.usage().unwrap());
-        usage.into_iter().find(|map| map.name == "cw_lb_reverse").unwrap().entries
-    };
+    let ways = |a: &Node| held(a, "cw_lb_reverse");
     for kind in ["tcp", "udp-connected"] {
         assert_eq!(client(&a, &c.ns, kind, SERVICE, 20), only("one", 20));
         until("all are gone", || ways(&a) == 0);

@@ -40,3 +40,36 @@ impl NodeAddresses {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use causeway_model::{AddressType, ClusterId, ClusterName, Keyed, MaxClusters, NodeAddress};
+
+    use super::*;
+
+    fn node(name: &str, ips: &[&str]) -> Node {
+        let cluster = ClusterName::new("cls-a").unwrap();
+        let address = |ip: &&str| NodeAddress { kind: AddressType::InternalIP, ip: ip.parse().unwrap() };
+        Node {
+            addresses: ips.iter().map(address).collect(),
+            ..Node::new(name.to_owned(), cluster, ClusterId::new(1, MaxClusters::C255).unwrap())
+        }
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_nodes_that_are() {
+        let mut addresses = NodeAddresses::new(node("n1", &[]).key());
+        let all = |addresses: &NodeAddresses| {
+            addresses.all().into_iter().map(|(ip, own)| format!("{ip} {own}")).collect::<Vec<_>>()
+        };
+        assert!(addresses.apply(Event::Upsert(node("n1", &["172.18.0.1", "fd00::1"]))));
+        assert!(addresses.apply(Event::Upsert(node("n2", &["172.18.0.2"]))));
+        assert_eq!(all(&addresses), ["172.18.0.1 true", "172.18.0.2 false", "fd00::1 true"]);
+        assert!(!addresses.apply(Event::Upsert(node("n2", &["172.18.0.2"]))), "the same again");
+        // One that moves from a node to another, the new one first.
+        assert!(addresses.apply(Event::Upsert(node("n1", &["172.18.0.2"]))));
+        assert_eq!(all(&addresses), ["172.18.0.2 true"]);
+        assert!(addresses.apply(Event::Remove(node("n2", &[]).key())));
+        assert_eq!(all(&addresses), ["172.18.0.2 true"]);
+    }
+}

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashOfMaps, Map, MapData, MapError};
+use aya::maps::{Array, HashOfMaps, Map, MapData, MapError, MapInfo};
 use ipnet::IpNet;
 
 use super::lb::{CHUNK, Chunk, SourceRange, TableKey};
-use super::{Raw, table};
+use super::{Raw, Usage, table};
 use crate::Error;
 
 const TABLES: &str = "cw_lb_tables";
@@ -69,6 +69,11 @@ impl LookupTables {
         gone(self.0.remove(&Raw(key))).map_err(tables)
     }
 
+    /// How many tables there are and how many there may be.
+    pub(crate) fn usage(&self, pins: &Path) -> Result<Usage, Error> {
+        Ok(Usage { name: TABLES, entries: self.0.keys().count(), max: max_entries(pins, TABLES)? })
+    }
+
     pub(crate) fn keys(&self) -> Result<Vec<TableKey>, Error> {
         self.0.keys().map(|key| key.map(|key| key.0).map_err(tables)).collect()
     }
@@ -81,6 +86,16 @@ pub(crate) struct SourceRanges(LpmTrie<MapData, Raw<SourceRange>, Raw<u32>>);
 impl SourceRanges {
     pub(crate) fn take(object: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self(LpmTrie::try_from(table::take(object, RANGES)?).map_err(ranges)?))
+    }
+
+    /// Opens the pinned map of a node's agent, for looking.
+    pub(crate) fn open(pins: &Path) -> Result<Self, Error> {
+        Ok(Self(LpmTrie::try_from(Map::LpmTrie(table::pinned(pins, RANGES)?)).map_err(ranges)?))
+    }
+
+    /// How many ranges there are and how many there may be.
+    pub(crate) fn usage(&self, pins: &Path) -> Result<Usage, Error> {
+        Ok(Usage { name: RANGES, entries: self.0.keys().count(), max: max_entries(pins, RANGES)? })
     }
 
     pub(crate) fn add(&mut self, of: TableKey, range: IpNet) -> Result<(), Error> {
@@ -101,6 +116,11 @@ impl SourceRanges {
         }
         Ok(())
     }
+}
+
+fn max_entries(pins: &Path, name: &'static str) -> Result<u32, Error> {
+    let info = MapInfo::from_pin(pins.join(name));
+    Ok(info.map_err(|source| Error::Map { map: name, source })?.max_entries())
 }
 
 /// What was not there is gone as well.
