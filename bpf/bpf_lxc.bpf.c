@@ -2,46 +2,59 @@
 /* Packets a pod sends: attached to the ingress of the host side of its veth pair. */
 
 #include "lib/deliver.h"
+#include "lib/link.h"
 
-SEC("classifier")
-int from_container(struct __sk_buff *skb)
+static __always_inline int forward(struct __sk_buff *skb, __u32 family)
 {
 	__u32 ifindex = skb->ifindex;
+	struct address src, dst;
 	struct endpoint *from;
-	struct address dst;
+	struct packet packet;
 	struct endpoint *to;
 	struct remote *remote;
-	struct ethhdr *eth;
-	struct iphdr *ip;
 
-	/* ARP and the like are for the node's own stack. */
-	if (skb->protocol != bpf_htons(ETH_P_IP))
-		return ACT_OK;
-	ip = parse_ipv4(skb, &eth);
-	if (!ip)
+	if (!parse(skb, family, &packet))
 		return drop(skb, REASON_INVALID_PACKET, DIRECTION_EGRESS);
 
-	/* A pod speaks for its own address only. */
+	/* A pod speaks for its own addresses only. What its kernel says to the link under others ends
+	 * in the node's stack, as ARP does. */
+	src = source(&packet);
 	from = bpf_map_lookup_elem(&cw_interfaces, &ifindex);
-	if (!from || ip->saddr != from->ip)
+	if (!from || !owns(from, &src)) {
+		if (is_link_message(skb, &packet))
+			return ACT_OK;
 		return drop(skb, REASON_INVALID_SOURCE, DIRECTION_EGRESS);
+	}
 
 	/* The stack answers what has no hop left, and what is for itself or the world. */
-	if (ip->ttl <= 1)
+	if (hops(&packet) <= 1)
 		return ACT_OK;
-	dst = address_v4(ip->daddr);
+	dst = destination(&packet);
 	to = bpf_map_lookup_elem(&cw_endpoints, &dst);
 	if (to)
-		return deliver(skb, eth, ip, to);
+		return deliver(skb, &packet, to);
 	remote = ipcache_lookup(&dst);
 	if (!remote || !remote->tunnel_endpoint)
 		return ACT_OK;
 
-	decrement_ttl(ip);
+	decrement_hops(&packet);
 	if (set_tunnel(skb, remote->tunnel_endpoint, from->identity))
 		return drop(skb, REASON_TUNNEL_KEY, DIRECTION_EGRESS);
 	count(skb, REASON_FORWARDED, DIRECTION_EGRESS);
 	return bpf_redirect(VXLAN_IFINDEX, 0);
+}
+
+SEC("classifier")
+int from_container(struct __sk_buff *skb)
+{
+	switch (family_of(skb)) {
+	case FAMILY_V4:
+		return forward(skb, FAMILY_V4);
+	case FAMILY_V6:
+		return forward(skb, FAMILY_V6);
+	default:
+		return ACT_OK;
+	}
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

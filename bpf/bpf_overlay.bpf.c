@@ -2,34 +2,68 @@
 /* Both directions of the tunnel device. */
 
 #include "lib/deliver.h"
+#include "lib/link.h"
 
-/* From other nodes, already without the outer headers. */
-SEC("classifier")
-int from_overlay(struct __sk_buff *skb)
+static __always_inline int receive(struct __sk_buff *skb, __u32 family)
 {
 	struct bpf_tunnel_key key = {};
-	struct address dst;
+	struct address src, dst;
+	struct packet packet;
 	struct endpoint *to;
-	struct ethhdr *eth;
-	struct iphdr *ip;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP))
-		return ACT_OK;
 	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
 		return drop(skb, REASON_TUNNEL_KEY, DIRECTION_INGRESS);
 	/* "This node" means nothing on the wire; a sender that claims it is not one of us. */
 	if (key.tunnel_id == IDENTITY_HOST)
 		return drop(skb, REASON_INVALID_IDENTITY, DIRECTION_INGRESS);
-	ip = parse_ipv4(skb, &eth);
-	if (!ip)
+	if (!parse(skb, family, &packet))
 		return drop(skb, REASON_INVALID_PACKET, DIRECTION_INGRESS);
-	dst = address_v4(ip->daddr);
+	src = source(&packet);
+	dst = destination(&packet);
+	/* The tunnel is no link: nobody behind it is a neighbour or a router of this node. */
+	if (is_link_local(&src) || is_link_local(&dst) || is_multicast(&dst))
+		return drop(skb, REASON_INVALID_PACKET, DIRECTION_INGRESS);
 	to = bpf_map_lookup_elem(&cw_endpoints, &dst);
-	if (to && ip->ttl > 1)
-		return deliver(skb, eth, ip, to);
+	if (to && hops(&packet) > 1)
+		return deliver(skb, &packet, to);
 
 	/* For the node itself. The inner destination MAC is whatever the sender had. */
 	bpf_skb_change_type(skb, PACKET_HOST);
+	return ACT_OK;
+}
+
+/* From other nodes, already without the outer headers. */
+SEC("classifier")
+int from_overlay(struct __sk_buff *skb)
+{
+	switch (family_of(skb)) {
+	case FAMILY_V4:
+		return receive(skb, FAMILY_V4);
+	case FAMILY_V6:
+		return receive(skb, FAMILY_V6);
+	default:
+		return ACT_OK;
+	}
+}
+
+static __always_inline int send(struct __sk_buff *skb, __u32 family)
+{
+	struct remote *remote;
+	struct packet packet;
+	struct address dst;
+
+	if (!parse(skb, family, &packet))
+		return drop(skb, REASON_INVALID_PACKET, DIRECTION_EGRESS);
+	dst = destination(&packet);
+	/* What the kernel says to every link it is up on has nobody to hear it here. */
+	if (is_multicast(&dst))
+		return ACT_DROP;
+	remote = ipcache_lookup(&dst);
+	if (!remote || !remote->tunnel_endpoint)
+		return drop(skb, REASON_NO_TUNNEL_ENDPOINT, DIRECTION_EGRESS);
+	/* The node's own processes are a remote node to the receiver. */
+	if (set_tunnel(skb, remote->tunnel_endpoint, IDENTITY_REMOTE_NODE))
+		return drop(skb, REASON_TUNNEL_KEY, DIRECTION_EGRESS);
 	return ACT_OK;
 }
 
@@ -38,26 +72,17 @@ SEC("classifier")
 int to_overlay(struct __sk_buff *skb)
 {
 	struct bpf_tunnel_key key = {};
-	struct remote *remote;
-	struct address dst;
-	struct ethhdr *eth;
-	struct iphdr *ip;
 
 	if (!bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
 		return ACT_OK;
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+	switch (family_of(skb)) {
+	case FAMILY_V4:
+		return send(skb, FAMILY_V4);
+	case FAMILY_V6:
+		return send(skb, FAMILY_V6);
+	default:
 		return ACT_DROP;
-	ip = parse_ipv4(skb, &eth);
-	if (!ip)
-		return drop(skb, REASON_INVALID_PACKET, DIRECTION_EGRESS);
-	dst = address_v4(ip->daddr);
-	remote = ipcache_lookup(&dst);
-	if (!remote || !remote->tunnel_endpoint)
-		return drop(skb, REASON_NO_TUNNEL_ENDPOINT, DIRECTION_EGRESS);
-	/* The node's own processes are a remote node to the receiver. */
-	if (set_tunnel(skb, remote->tunnel_endpoint, IDENTITY_REMOTE_NODE))
-		return drop(skb, REASON_TUNNEL_KEY, DIRECTION_EGRESS);
-	return ACT_OK;
+	}
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -21,7 +21,7 @@ const volatile __u64 HOST_NETNS_COOKIE = 0;
 const volatile __u32 HOST_NETNS_ONLY = 0;
 
 /* An address of an IPv6 socket: IPv4 services are reached by ::ffff:a.b.c.d. */
-static __always_inline struct address address_v6(__be32 a, __be32 b, __be32 c, __be32 d)
+static __always_inline struct address socket_address(__be32 a, __be32 b, __be32 c, __be32 d)
 {
 	struct address v6 = {.family = FAMILY_V6, .word = {a, b, c, d}};
 
@@ -44,7 +44,7 @@ static __always_inline struct l4 peer4(struct bpf_sock_addr *ctx)
 static __always_inline struct l4 peer6(struct bpf_sock_addr *ctx)
 {
 	struct l4 peer = {
-		.address = address_v6(ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2],
+		.address = socket_address(ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2],
 				      ctx->user_ip6[3]),
 		.port = (__be16)ctx->user_port,
 		.protocol = ctx->protocol,
@@ -250,7 +250,7 @@ SEC("cgroup/post_bind6")
 int sock_post_bind6(struct bpf_sock *ctx)
 {
 	struct l4 key = {
-		.address = address_v6(ctx->src_ip6[0], ctx->src_ip6[1], ctx->src_ip6[2],
+		.address = socket_address(ctx->src_ip6[0], ctx->src_ip6[1], ctx->src_ip6[2],
 				      ctx->src_ip6[3]),
 		.port = bpf_htons((__u16)ctx->src_port),
 		.protocol = ctx->protocol,
@@ -281,7 +281,7 @@ int sock_release(struct bpf_sock *ctx)
 	if (!flow.backend.port)
 		return ALLOW;
 	if (ctx->family == AF_INET6)
-		flow.backend.address = address_v6(ctx->dst_ip6[0], ctx->dst_ip6[1],
+		flow.backend.address = socket_address(ctx->dst_ip6[0], ctx->dst_ip6[1],
 						  ctx->dst_ip6[2], ctx->dst_ip6[3]);
 	else
 		flow.backend.address = address_v4(ctx->dst_ip4);

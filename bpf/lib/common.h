@@ -50,3 +50,10 @@ static __always_inline struct address address_v4(__be32 ip)
 
 	return a;
 }
+
+static __always_inline struct address address_v6(const __be32 *word)
+{
+	struct address a = {.family = FAMILY_V6, .word = {word[0], word[1], word[2], word[3]}};
+
+	return a;
+}

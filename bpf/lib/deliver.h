@@ -14,11 +14,11 @@ const volatile __u32 VXLAN_IFINDEX = 0;
 #define OUTER_TTL 64
 
 /* Hands the packet to the pod's own end of its veth pair, past the host's stack. */
-static __always_inline int deliver(struct __sk_buff *skb, struct ethhdr *eth, struct iphdr *ip,
+static __always_inline int deliver(struct __sk_buff *skb, const struct packet *packet,
 				   const struct endpoint *to)
 {
-	decrement_ttl(ip);
-	set_macs(eth, to->mac, to->host_mac);
+	decrement_hops(packet);
+	set_macs(packet->eth, to->mac, to->host_mac);
 	count(skb, REASON_FORWARDED, DIRECTION_INGRESS);
 	return bpf_redirect_peer(to->ifindex, 0);
 }

@@ -33,6 +33,8 @@ static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redir
 static long (*bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect_peer;
 static long (*bpf_skb_change_type)(struct __sk_buff *skb,
 				   __u32 type) = (void *)BPF_FUNC_skb_change_type;
+static long (*bpf_skb_load_bytes)(const struct __sk_buff *skb, __u32 offset, void *to,
+				  __u32 len) = (void *)BPF_FUNC_skb_load_bytes;
 static long (*bpf_skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)BPF_FUNC_skb_pull_data;
 static long (*bpf_skb_set_tunnel_key)(struct __sk_buff *skb, const struct bpf_tunnel_key *key,
 				      __u32 size, __u64 flags) = (void *)BPF_FUNC_skb_set_tunnel_key;

@@ -5,25 +5,74 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 
 #include "common.h"
 
-/* The Ethernet and IPv4 headers of a packet, or NULL if it is not (whole) IPv4. Pulls them into the
- * linear part where they are not. Pointers are invalid after any helper that changes the packet. */
-static __always_inline struct iphdr *parse_ipv4(struct __sk_buff *skb, struct ethhdr **eth)
+/* A packet's headers. It has no member that maps are asked with, so that all of it stays in registers
+ * and, where the family is a constant, nothing is left of the other one. */
+struct packet {
+	__u32 family;
+	struct ethhdr *eth;
+	/* The one of its family; the other is NULL. */
+	struct iphdr *ip4;
+	struct ipv6hdr *ip6;
+};
+
+/* The family of a packet; 0 for ARP and the like. */
+static __always_inline __u32 family_of(const struct __sk_buff *skb)
 {
-	const __u32 need = sizeof(struct ethhdr) + sizeof(struct iphdr);
+	switch (skb->protocol) {
+	case bpf_htons(ETH_P_IP):
+		return FAMILY_V4;
+	case bpf_htons(ETH_P_IPV6):
+		return FAMILY_V6;
+	default:
+		return 0;
+	}
+}
+
+/* Reads the Ethernet and IP headers of a packet of `family`; false if it is not (whole). Pulls them
+ * into the linear part where they are not. Pointers are invalid after any helper that changes the
+ * packet. */
+static __always_inline int parse(struct __sk_buff *skb, __u32 family, struct packet *packet)
+{
+	const __u32 need = sizeof(struct ethhdr) + (family == FAMILY_V4 ? sizeof(struct iphdr) :
+									  sizeof(struct ipv6hdr));
 	void *data = (void *)(long)skb->data;
 
 	if (data + need > (void *)(long)skb->data_end) {
 		if (bpf_skb_pull_data(skb, need))
-			return NULL;
+			return 0;
 		data = (void *)(long)skb->data;
 		if (data + need > (void *)(long)skb->data_end)
-			return NULL;
+			return 0;
 	}
-	*eth = data;
-	return data + sizeof(struct ethhdr);
+	packet->family = family;
+	packet->eth = data;
+	packet->ip4 = family == FAMILY_V4 ? data + sizeof(struct ethhdr) : NULL;
+	packet->ip6 = family == FAMILY_V4 ? NULL : data + sizeof(struct ethhdr);
+	return 1;
+}
+
+static __always_inline struct address source(const struct packet *packet)
+{
+	if (packet->family == FAMILY_V4)
+		return address_v4(packet->ip4->saddr);
+	return address_v6(packet->ip6->saddr.in6_u.u6_addr32);
+}
+
+static __always_inline struct address destination(const struct packet *packet)
+{
+	if (packet->family == FAMILY_V4)
+		return address_v4(packet->ip4->daddr);
+	return address_v6(packet->ip6->daddr.in6_u.u6_addr32);
+}
+
+/* TTL or hop limit. */
+static __always_inline __u8 hops(const struct packet *packet)
+{
+	return packet->family == FAMILY_V4 ? packet->ip4->ttl : packet->ip6->hop_limit;
 }
 
 static __always_inline void set_macs(struct ethhdr *eth, const __u8 *dst, const __u8 *src)
@@ -32,12 +81,17 @@ static __always_inline void set_macs(struct ethhdr *eth, const __u8 *dst, const 
 	__builtin_memcpy(eth->h_source, src, ETH_ALEN);
 }
 
-/* What a router does to a packet it forwards: one hop less, with the header checksum adjusted by
- * the same amount (RFC 1624). The caller has checked that the TTL is above one. */
-static __always_inline void decrement_ttl(struct iphdr *ip)
+/* What a router does to a packet it forwards: one hop less, in IPv4 with the header checksum
+ * adjusted by the same amount (RFC 1624). The caller has checked that more than one is left. */
+static __always_inline void decrement_hops(const struct packet *packet)
 {
-	__u32 sum = (__u32)ip->check + bpf_htons(0x0100);
+	if (packet->family == FAMILY_V4) {
+		struct iphdr *ip = packet->ip4;
+		__u32 sum = (__u32)ip->check + bpf_htons(0x0100);
 
-	ip->check = (__sum16)(sum + (sum >= 0xffff));
-	ip->ttl--;
+		ip->check = (__sum16)(sum + (sum >= 0xffff));
+		ip->ttl--;
+	} else {
+		packet->ip6->hop_limit--;
+	}
 }

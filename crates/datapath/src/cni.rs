@@ -1,8 +1,9 @@
 //! The Container Network Interface, version 1.1: what a runtime says to a plugin and gets back.
 //! Pure; the plugin itself is `causeway cni`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// The versions this plugin speaks, oldest first.
@@ -182,8 +183,8 @@ pub struct Route {
 pub struct Dns {}
 
 impl AddResult {
-    /// The result for an endpoint.
-    pub fn new(version: &str, endpoint: &crate::Endpoint, gateway: Ipv4Addr, mtu: u32) -> Self {
+    /// The result for an endpoint on a node with these addresses in the pod network.
+    pub fn new(version: &str, endpoint: &crate::Endpoint, gateways: &crate::IpPair, mtu: u32) -> Self {
         let mac = |m: [u8; 6]| m.map(|b| format!("{b:02x}")).join(":");
         let host =
             Interface { name: endpoint.host_ifname.clone(), mac: mac(endpoint.host_mac), mtu, sandbox: None };
@@ -193,11 +194,16 @@ impl AddResult {
             mtu,
             sandbox: Some(endpoint.netns.display().to_string()),
         };
+        let ways = || endpoint.ips.iter().filter_map(|ip| Some((ip, gateways.like(ip)?)));
+        let ip =
+            |(ip, gateway): (IpAddr, _)| Ip { address: IpNet::from(ip).to_string(), gateway, interface: 1 };
+        let route =
+            |(ip, gw): (IpAddr, _)| Route { dst: if ip.is_ipv6() { "::/0" } else { "0.0.0.0/0" }.into(), gw };
         Self {
             cni_version: version.to_owned(),
             interfaces: vec![host, pod],
-            ips: vec![Ip { address: format!("{}/32", endpoint.ip), gateway: gateway.into(), interface: 1 }],
-            routes: vec![Route { dst: "0.0.0.0/0".into(), gw: gateway.into() }],
+            ips: ways().map(ip).collect(),
+            routes: ways().map(route).collect(),
             dns: Dns {},
         }
     }
@@ -308,6 +314,27 @@ mod tests {
         );
         let config = network_config(br#"{"cniVersion":"1.1.0","name":"n","type":"causeway","x":1}"#).unwrap();
         assert_eq!(config.name, "n");
+    }
+
+    #[test]
+    fn a_result_has_every_family_of_the_pod() {
+        let endpoint: crate::Endpoint = serde_json::from_value(serde_json::json!({
+            "id": 1, "container_id": "c", "ifname": "eth0", "netns": "/proc/7/ns/net", "ip": "10.1.0.5",
+            "ip6": "fd00:1::5", "pod_namespace": "shop", "pod_name": "web-1", "pod_uid": "u-1",
+            "identity": 5, "host_ifname": "lxc0", "ifindex": 9, "mac": [0; 6], "host_mac": [0; 6],
+        }))
+        .unwrap();
+        let gateways =
+            ["10.1.0.1", "fd00:1::1"].map(|ip| ip.parse::<IpAddr>().unwrap()).into_iter().collect();
+        let json = serde_json::to_value(AddResult::new(VERSION, &endpoint, &gateways, 1450)).unwrap();
+        assert_eq!(
+            json["ips"],
+            serde_json::json!([
+                { "address": "10.1.0.5/32", "gateway": "10.1.0.1", "interface": 1 },
+                { "address": "fd00:1::5/128", "gateway": "fd00:1::1", "interface": 1 },
+            ])
+        );
+        assert_eq!(json["routes"][1], serde_json::json!({ "dst": "::/0", "gw": "fd00:1::1" }));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use causeway_model::{Event, IpEntry, NumericIdentity, Protocol, lb};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::addresses::{Addresses, Stats};
 use crate::attach::{self, AttachMode, Hook};
@@ -17,7 +17,7 @@ use crate::maps::metrics::{Counter, Metrics};
 use crate::maps::{Address, Table, endpoint as map};
 use crate::nodes::NodeAddresses;
 use crate::object::{Objects, Pins, classifier};
-use crate::{Balance, Error, masquerade, netlink, terminate};
+use crate::{Balance, Error, IpPair, masquerade, netlink, terminate};
 
 /// The tunnel device, under the name Cilium gives it.
 const VXLAN: &str = "cilium_vxlan";
@@ -25,6 +25,8 @@ const VXLAN: &str = "cilium_vxlan";
 const VXLAN_PORT: u16 = 8472;
 /// What VXLAN over IPv4 adds to a packet, bytes (behaviours 4.2).
 pub const TUNNEL_OVERHEAD: u32 = 50;
+/// The smallest MTU of a link that IPv6 works over, bytes (RFC 8200).
+const MIN_MTU_V6: u32 = 1280;
 
 /// The socket programs, by their names in `bpf_sock.bpf.c`.
 const SOCKET_PROGRAMS: [&str; 9] = [
@@ -52,18 +54,62 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The node's address on the underlay: the end of tunnels to it.
     pub node_ip: Ipv4Addr,
-    /// The node's address in the pod network.
-    pub internal_ip: Ipv4Addr,
-    /// The node's pod CIDR.
-    pub pod_cidr: Ipv4Net,
+    /// What the node has of the pod network: one for each family in use, at least one.
+    pub networks: Vec<PodNetwork>,
     /// MTU of the underlay, bytes.
     pub underlay_mtu: u32,
     /// How to attach programs; `None` = whichever the kernel has.
     pub attach: Option<AttachMode>,
-    /// Give pods the node's address when they leave the mesh.
-    pub masquerade: bool,
     /// How services are balanced.
     pub balance: Balance,
+}
+
+/// A node's part of the pod network, of one address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodNetwork {
+    /// The node's pod CIDR.
+    pub cidr: IpNet,
+    /// The node's own address in it, which is also its pods' gateway.
+    pub internal_ip: IpAddr,
+    /// Give pods the node's address when they leave the mesh.
+    pub masquerade: bool,
+}
+
+impl Config {
+    /// The node's own addresses in the pod network.
+    fn internal_ips(&self) -> IpPair {
+        self.networks.iter().map(|network| network.internal_ip).collect()
+    }
+
+    fn has_family_of(&self, ip: IpAddr) -> bool {
+        self.internal_ips().like(ip).is_some()
+    }
+
+    /// MTU of pods and of the tunnel device, bytes.
+    fn mtu(&self) -> u32 {
+        self.underlay_mtu.saturating_sub(TUNNEL_OVERHEAD)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let refuse = |why: String| Err(Error::Config(why));
+        let of_v6 = |network: &&PodNetwork| network.internal_ip.is_ipv6();
+        let v6 = self.networks.iter().filter(of_v6).count();
+        if self.networks.is_empty() || v6 > 1 || self.networks.len() - v6 > 1 {
+            return refuse("it needs one pod CIDR of each address family that is enabled".into());
+        }
+        if let Some(network) = self.networks.iter().find(|n| !n.cidr.contains(&n.internal_ip)) {
+            return refuse(format!("{} is not in the pod CIDR {}", network.internal_ip, network.cidr));
+        }
+        if v6 > 0 && self.mtu() < MIN_MTU_V6 {
+            return refuse(format!(
+                "an underlay with an MTU of {} leaves {} for pods, and IPv6 needs {MIN_MTU_V6}; raise it, \
+                 or set enable-ipv6=false",
+                self.underlay_mtu,
+                self.mtu()
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// The datapath of one node. Dropping it changes nothing in the kernel.
@@ -84,7 +130,7 @@ pub struct Datapath {
     records: Records,
     endpoints: BTreeMap<String, Endpoint>,
     /// What is routed into the tunnel; `None` = not known: by an earlier process, or after an error.
-    pod_cidrs: Option<BTreeSet<Ipv4Net>>,
+    pod_cidrs: Option<BTreeSet<IpNet>>,
 }
 
 impl Datapath {
@@ -94,14 +140,23 @@ impl Datapath {
     /// # Errors
     /// [`Error`]; the previous programs stay in force for what could not be replaced.
     pub fn open(config: Config) -> Result<Self, Error> {
+        config.check()?;
         let pins = Pins::prepare(&config.bpffs)?;
-        let mtu = config.underlay_mtu - TUNNEL_OVERHEAD;
+        let internal_ips = config.internal_ips();
         let vxlan = netlink::run(None, async |host| {
-            let index = host.ensure_vxlan(VXLAN, VXLAN_PORT, mtu).await?;
-            host.add_address(index, IpAddr::V4(config.internal_ip)).await?;
+            let index = host.ensure_vxlan(VXLAN, VXLAN_PORT, config.mtu()).await?;
+            if internal_ips.v6.is_some() {
+                netlink::enable_v6(VXLAN)?;
+            }
+            for ip in internal_ips.iter() {
+                host.add_address(index, ip).await?;
+            }
             Ok(index)
         })?;
         netlink::sysctl("net/ipv4/ip_forward", "1")?;
+        if internal_ips.v6.is_some() {
+            netlink::route_v6()?;
+        }
         // Replies leave by another interface than the kernel's routes would say.
         for scope in ["all", "default", VXLAN] {
             netlink::sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
@@ -266,14 +321,16 @@ impl Datapath {
     }
 
     /// Routes the pod CIDRs of all other nodes, of every cluster, into the tunnel for this node's
-    /// own processes, and exempts them from masquerading. Others are withdrawn, also those of an
+    /// own processes, and exempts them from masquerading; those of a family this node has not are passed
+    /// over. Others are withdrawn, also those of an
     /// earlier process, but not before these are `complete`. Without nft on the node there is no
     /// masquerading, which is a warning: pods still reach each other.
     ///
     /// # Errors
     /// [`Error::Netlink`], [`Error::Masquerade`]
-    pub fn set_pod_cidrs(&mut self, mut cidrs: BTreeSet<Ipv4Net>, complete: bool) -> Result<(), Error> {
-        let (vxlan, source) = (self.vxlan, self.config.internal_ip);
+    pub fn set_pod_cidrs(&mut self, mut cidrs: BTreeSet<IpNet>, complete: bool) -> Result<(), Error> {
+        let (vxlan, sources) = (self.vxlan, self.config.internal_ips());
+        cidrs.retain(|cidr| self.config.has_family_of(cidr.addr()));
         let known = self.pod_cidrs.take();
         let first = known.is_none();
         let known = match known {
@@ -295,7 +352,7 @@ impl Datapath {
                     host.delete_route(route).await?;
                 }
                 for cidr in new {
-                    host.route(*cidr, vxlan, Some(source)).await?;
+                    host.route(*cidr, vxlan, sources.like(cidr.addr())).await?;
                 }
                 Ok(())
             })?;
@@ -305,13 +362,14 @@ impl Datapath {
         Ok(())
     }
 
-    fn masquerade(&mut self, cidrs: &BTreeSet<Ipv4Net>) -> Result<(), Error> {
-        if self.config.masquerade && !masquerade::install(&masquerade::rules(self.config.pod_cidr, cidrs))? {
+    fn masquerade(&mut self, cidrs: &BTreeSet<IpNet>) -> Result<(), Error> {
+        let rules = masquerade::rules(&self.config.networks, cidrs);
+        if !rules.is_empty() && !masquerade::install(&rules)? {
             tracing::warn!(
                 "nft is not installed: what pods send out of the mesh keeps the pod's address and \
                  may get no answer; install it with: apt-get install nftables, and restart"
             );
-            self.config.masquerade = false;
+            self.config.networks.iter_mut().for_each(|network| network.masquerade = false);
         }
         Ok(())
     }
@@ -325,8 +383,8 @@ impl Datapath {
             Some(replaced) => replaced.id,
             None => self.free_id(),
         };
-        let mtu = self.config.underlay_mtu - TUNNEL_OVERHEAD;
-        let endpoint = endpoint::create(spec, id, self.config.internal_ip, mtu).inspect_err(|_| {
+        let (gateways, mtu) = (self.config.internal_ips(), self.config.mtu());
+        let endpoint = endpoint::create(spec, id, gateways, mtu).inspect_err(|_| {
             let name = endpoint::host_ifname(&spec.container_id, &spec.ifname);
             let _ = netlink::run(None, async |host| host.delete_link(&name).await);
         })?;
@@ -343,7 +401,8 @@ impl Datapath {
         let value = map::Endpoint {
             ifindex: endpoint.ifindex,
             identity: endpoint.identity,
-            ip: endpoint.ip.octets(),
+            ip4: endpoint.ips.v4.map(|ip| ip.octets()).unwrap_or_default(),
+            ip6: endpoint.ips.v6.map(|ip| ip.octets()).unwrap_or_default(),
             id: endpoint.id,
             mac: endpoint.mac,
             host_mac: endpoint.host_mac,
@@ -357,7 +416,7 @@ impl Datapath {
             self.attach,
             &self.pins.links,
         )?;
-        self.by_address.set(IpAddr::V4(endpoint.ip).into(), value)
+        endpoint.ips.iter().try_for_each(|ip| self.by_address.set(ip.into(), value))
     }
 
     /// Gives a pod its identity: what it sends from now on carries it.
@@ -387,10 +446,11 @@ impl Datapath {
 
     /// Takes an endpoint out of the maps, the kernel and the records.
     fn withdraw(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
-        let address = Address::from(IpAddr::V4(endpoint.ip));
-        // The address may have been given to a newer pod already.
-        if self.by_address.get(&address)?.is_some_and(|e| e.ifindex == endpoint.ifindex) {
-            self.by_address.remove(&address)?;
+        for address in endpoint.ips.iter().map(Address::from) {
+            // The address may have been given to a newer pod already.
+            if self.by_address.get(&address)?.is_some_and(|e| e.ifindex == endpoint.ifindex) {
+                self.by_address.remove(&address)?;
+            }
         }
         endpoint::delete(endpoint)?;
         self.by_interface.remove(&endpoint.ifindex)?;
@@ -406,10 +466,12 @@ impl Datapath {
     pub fn check_endpoint(&self, container_id: &str) -> Result<(), Error> {
         let endpoint = self.endpoints.get(container_id).ok_or_else(|| unknown(container_id))?;
         endpoint::check(endpoint)?;
-        let entry = self.by_address.get(&IpAddr::V4(endpoint.ip).into())?;
-        if entry.is_none_or(|e| e.ifindex != endpoint.ifindex) {
-            let why = format!("the datapath does not deliver {} to it", endpoint.ip);
-            return Err(Error::Endpoint { container_id: container_id.to_owned(), why });
+        for ip in endpoint.ips.iter() {
+            let entry = self.by_address.get(&ip.into())?;
+            if entry.is_none_or(|e| e.ifindex != endpoint.ifindex) {
+                let why = format!("the datapath does not deliver {ip} to it");
+                return Err(Error::Endpoint { container_id: container_id.to_owned(), why });
+            }
         }
         Ok(())
     }

@@ -1,15 +1,15 @@
 //! The pods of this node: their interfaces, and the records that let a restart adopt them.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use causeway_model::{NumericIdentity, PodRef};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::netlink::{self, Veth};
+use crate::{Error, IpPair};
 
 /// What the runtime asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub struct EndpointSpec {
     pub ifname: String,
     /// Path of the sandbox's network namespace.
     pub netns: PathBuf,
-    /// The pod's address.
-    pub ip: Ipv4Addr,
+    /// The pod's addresses, at least one.
+    pub ips: IpPair,
     /// The pod.
     pub pod: PodRef,
     /// The pod's uid.
@@ -39,8 +39,9 @@ pub struct Endpoint {
     pub ifname: String,
     /// Path of the sandbox's network namespace.
     pub netns: PathBuf,
-    /// The pod's address.
-    pub ip: Ipv4Addr,
+    /// The pod's addresses.
+    #[serde(flatten)]
+    pub ips: IpPair,
     /// Namespace of the pod.
     pub pod_namespace: String,
     /// Name of the pod.
@@ -78,40 +79,54 @@ fn fnv(parts: &[&str]) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Makes the veth pair and sets up both ends. A pair left over from a failed attempt is replaced.
-pub(crate) fn create(spec: &EndpointSpec, id: u16, gateway: Ipv4Addr, mtu: u32) -> Result<Endpoint, Error> {
+/// Makes the veth pair and sets up both ends; `gateways` are the node's addresses in the pod network.
+/// A pair left over from a failed attempt is replaced.
+pub(crate) fn create(spec: &EndpointSpec, id: u16, gateways: IpPair, mtu: u32) -> Result<Endpoint, Error> {
     let host_ifname = host_ifname(&spec.container_id, &spec.ifname);
     let peer = format!("tmp{}", &host_ifname[3..]);
+    let ways = ways(spec, gateways)?;
     let netns = File::open(&spec.netns)
         .map_err(|e| Error::io(format!("open the namespace {}", spec.netns.display()), e))?;
     let (ifindex, host_mac) = netlink::run(None, async |host| {
         host.delete_link(&host_ifname).await?;
         host.create_veth(Veth { host: &host_ifname, peer: &peer, mtu }, &netns).await?;
+        if spec.ips.v6.is_some() {
+            netlink::enable_v6(&host_ifname)?;
+        }
         host.up(&host_ifname).await?;
         host.index_and_mac(&host_ifname).await
     })?;
     let mac = netlink::run(Some(&spec.netns), async |pod| {
         pod.rename(&peer, &spec.ifname).await?;
+        if spec.ips.v6.is_some() {
+            netlink::enable_v6("lo")?;
+            netlink::enable_v6(&spec.ifname)?;
+        }
         pod.up("lo").await?;
         pod.up(&spec.ifname).await?;
         let (index, mac) = pod.index_and_mac(&spec.ifname).await?;
-        pod.add_address(index, IpAddr::V4(spec.ip)).await?;
-        // The gateway is a word for "the node": one neighbour that is always resolved.
-        pod.neighbour(index, IpAddr::V4(gateway), host_mac).await?;
-        pod.route(Ipv4Net::from(gateway), index, None).await?;
-        pod.default_route(gateway, index).await?;
+        for (ip, gateway) in &ways {
+            pod.add_address(index, *ip).await?;
+            // The gateway is a word for "the node": one neighbour that is always resolved.
+            pod.neighbour(index, *gateway, host_mac).await?;
+            pod.route(IpNet::from(*gateway), index, None).await?;
+            pod.default_route(*gateway, index).await?;
+        }
         Ok(mac)
     })?;
     netlink::run(None, async |host| {
-        host.neighbour(ifindex, IpAddr::V4(spec.ip), mac).await?;
-        host.route(Ipv4Net::from(spec.ip), ifindex, Some(gateway)).await
+        for (ip, gateway) in &ways {
+            host.neighbour(ifindex, *ip, mac).await?;
+            host.route(IpNet::from(*ip), ifindex, Some(*gateway)).await?;
+        }
+        Ok(())
     })?;
     Ok(Endpoint {
         id,
         container_id: spec.container_id.clone(),
         ifname: spec.ifname.clone(),
         netns: spec.netns.clone(),
-        ip: spec.ip,
+        ips: spec.ips,
         pod_namespace: spec.pod.namespace.clone(),
         pod_name: spec.pod.name.clone(),
         pod_uid: spec.pod_uid.clone(),
@@ -121,6 +136,15 @@ pub(crate) fn create(spec: &EndpointSpec, id: u16, gateway: Ipv4Addr, mtu: u32) 
         mac,
         host_mac,
     })
+}
+
+/// The pod's addresses, each with the gateway of its family.
+fn ways(spec: &EndpointSpec, gateways: IpPair) -> Result<Vec<(IpAddr, IpAddr)>, Error> {
+    let way = |ip| match gateways.like(ip) {
+        Some(gateway) => Ok((ip, gateway)),
+        None => Err(Error::Address { ip, why: "the node has no pod CIDR of its family" }),
+    };
+    spec.ips.iter().map(way).collect()
 }
 
 /// Removes the pair; the pod's end goes with the host's.
@@ -141,8 +165,8 @@ pub(crate) fn check(endpoint: &Endpoint) -> Result<(), Error> {
         pod.addresses(index).await
     })
     .map_err(|e| wrong(e.to_string()))?;
-    if !addresses.contains(&IpAddr::V4(endpoint.ip)) {
-        return Err(wrong(format!("{} has lost its address {}", endpoint.ifname, endpoint.ip)));
+    if let Some(lost) = endpoint.ips.iter().find(|ip| !addresses.contains(ip)) {
+        return Err(wrong(format!("{} has lost its address {lost}", endpoint.ifname)));
     }
     Ok(())
 }
@@ -210,5 +234,21 @@ mod tests {
         let name = host_ifname("4f0c1b", "eth0");
         assert_eq!((name.len(), name.as_str()), (13, host_ifname("4f0c1b", "eth0").as_str()));
         assert_ne!(name, host_ifname("4f0c1b", "eth1"));
+    }
+    #[test]
+    fn records_of_the_time_before_ipv6_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path().join("endpoints")).unwrap();
+        let old = serde_json::json!({
+            "id": 1, "container_id": "c", "ifname": "eth0", "netns": "/proc/7/ns/net", "ip": "10.1.0.5",
+            "pod_namespace": "shop", "pod_name": "web-1", "pod_uid": "u-1", "identity": 65_600,
+            "host_ifname": "lxc0", "ifindex": 9, "mac": [0; 6], "host_mac": [0; 6],
+        });
+        std::fs::write(dir.path().join("endpoints/lxc0.json"), old.to_string()).unwrap();
+        let mut endpoint = records.load().unwrap().remove(0);
+        assert_eq!(endpoint.ips, IpPair { v4: Some([10, 1, 0, 5].into()), v6: None });
+        endpoint.ips.v6 = Some("fd00:1::5".parse().unwrap());
+        records.save(&endpoint).unwrap();
+        assert_eq!(records.load().unwrap(), [endpoint]);
     }
 }

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 /// A failed operation on the node; each names what it was about.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What the node was told cannot be.
+    #[error("the configuration of the datapath cannot be used: {0}")]
+    Config(String),
     /// A program or map object could not be loaded.
     #[error("cannot load the BPF object {object}: {source}")]
     Load {

@@ -8,7 +8,7 @@
 //! **Every call blocks** (netlink, `bpf(2)`, files) and acts on the network and mount namespaces of
 //! the calling thread, which must be the node's. From async code call it on a thread of its own.
 //!
-//! IPv4 is forwarded; map keys are already wide enough for IPv6, whose forwarding is later work.
+//! Pods have IPv4, IPv6 or both. Tunnels between nodes run over IPv4 for both of them.
 
 mod addresses;
 mod attach;
@@ -19,6 +19,7 @@ mod endpoint;
 mod error;
 mod frontends;
 pub mod inspect;
+mod ip_pair;
 pub mod ipam;
 mod maglev;
 mod maps;
@@ -31,8 +32,9 @@ mod terminate;
 pub use addresses::Stats;
 pub use attach::AttachMode;
 pub use balance::{Balance, Sizes};
-pub use datapath::{Config, Datapath, TUNNEL_OVERHEAD};
+pub use datapath::{Config, Datapath, PodNetwork, TUNNEL_OVERHEAD};
 pub use endpoint::{Endpoint, EndpointSpec};
 pub use error::Error;
+pub use ip_pair::IpPair;
 pub use maglev::{Maglev, SIZES as MAGLEV_SIZES};
 pub use maps::metrics::Counter;

@@ -4,25 +4,34 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use crate::Error;
+use crate::{Error, PodNetwork};
 
-/// The rule set: what a pod of `own` sends to an address that is no pod's gets the node's address.
-pub(crate) fn rules(own: Ipv4Net, pods: &BTreeSet<Ipv4Net>) -> String {
-    let mut all: BTreeSet<Ipv4Net> = pods.clone();
-    all.insert(own);
-    let elements: Vec<String> =
-        Ipv4Net::aggregate(&all.into_iter().collect()).iter().map(Ipv4Net::to_string).collect();
+/// The rule set: what a pod sends to an address that is no pod's gets the node's address. One table
+/// for each family that wants it; empty for none.
+pub(crate) fn rules(networks: &[PodNetwork], pods: &BTreeSet<IpNet>) -> String {
+    networks.iter().filter(|network| network.masquerade).map(|network| table(network.cidr, pods)).collect()
+}
+
+fn table(own: IpNet, pods: &BTreeSet<IpNet>) -> String {
+    let same_family = |cidr: &&IpNet| cidr.addr().is_ipv6() == own.addr().is_ipv6();
+    let all: Vec<IpNet> = pods.iter().filter(same_family).copied().chain([own]).collect();
+    let elements: Vec<String> = IpNet::aggregate(&all).iter().map(IpNet::to_string).collect();
+    // Groups of receivers, and in IPv6 neighbours, are not behind a router.
+    let (family, kind, never) = match own {
+        IpNet::V4(_) => ("ip", "ipv4_addr", "224.0.0.0/4"),
+        IpNet::V6(_) => ("ip6", "ipv6_addr", "{ fe80::/10, ff00::/8 }"),
+    };
     // Declaring the table before deleting it makes the first run and every later one the same.
     format!(
-        "table ip causeway {{ }}\n\
-         delete table ip causeway\n\
-         table ip causeway {{\n\
-         \tset pods {{ type ipv4_addr; flags interval; elements = {{ {} }}; }}\n\
+        "table {family} causeway {{ }}\n\
+         delete table {family} causeway\n\
+         table {family} causeway {{\n\
+         \tset pods {{ type {kind}; flags interval; elements = {{ {} }}; }}\n\
          \tchain postrouting {{\n\
          \t\ttype nat hook postrouting priority srcnat; policy accept;\n\
-         \t\tip saddr {own} ip daddr != @pods ip daddr != 224.0.0.0/4 masquerade\n\
+         \t\t{family} saddr {own} {family} daddr != @pods {family} daddr != {never} masquerade\n\
          \t}}\n\
          }}\n",
         elements.join(", ")
@@ -60,9 +69,18 @@ mod tests {
 
     #[test]
     fn no_pod_of_any_cluster_is_behind_nat() {
-        let pods = ["10.2.0.0/24", "10.2.1.0/24"].map(|c| c.parse().unwrap()).into();
-        let rules = rules("10.1.0.0/24".parse().unwrap(), &pods);
+        let network = |cidr: &str, masquerade| {
+            let cidr: IpNet = cidr.parse().unwrap();
+            PodNetwork { cidr, internal_ip: cidr.addr(), masquerade }
+        };
+        let pods = ["10.2.0.0/24", "10.2.1.0/24", "fd00:2::/64"].map(|c| c.parse().unwrap()).into();
+        let both = [network("10.1.0.0/24", true), network("fd00:1::/64", true)];
+        let rules = rules(&both, &pods);
         assert!(rules.contains("elements = { 10.1.0.0/24, 10.2.0.0/23 }"), "{rules}");
         assert!(rules.contains("ip saddr 10.1.0.0/24 ip daddr != @pods"), "{rules}");
+        assert!(rules.contains("elements = { fd00:1::/64, fd00:2::/64 }"), "{rules}");
+        assert!(rules.contains("ip6 saddr fd00:1::/64 ip6 daddr != @pods"), "{rules}");
+        let one = super::rules(&[network("10.1.0.0/24", false), network("fd00:1::/64", true)], &pods);
+        assert!(!one.contains("table ip causeway") && one.contains("table ip6 causeway"), "{one}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -61,7 +62,7 @@ fn netns_a_failed_endpoint_leaves_nothing() {
         container_id: "bad".into(),
         ifname: "eth0".into(),
         netns,
-        ip: "10.1.0.9".parse().unwrap(),
+        ips: ["10.1.0.9", "fd00:1::9"].map(|ip| ip.parse::<IpAddr>().unwrap()).into_iter().collect(),
         pod: PodRef { namespace: "default".into(), name: "bad".into() },
         pod_uid: "uid".into(),
     };
@@ -99,6 +100,11 @@ fn netns_a_check_says_what_is_wrong() {
     pod.ns.run(|| ip("addr del 10.1.0.5/32 dev eth0"));
     let error = node.datapath(|d| d.check_endpoint("pod5").unwrap_err().to_string());
     assert!(error.contains("lost its address 10.1.0.5"), "{error}");
+    pod.ns.run(|| ip("addr add 10.1.0.5/32 dev eth0"));
+    node.datapath(|d| d.check_endpoint("pod5").unwrap());
+    pod.ns.run(|| ip("addr del fd00:1::5/128 dev eth0"));
+    let error = node.datapath(|d| d.check_endpoint("pod5").unwrap_err().to_string());
+    assert!(error.contains("lost its address fd00:1::5"), "{error}");
     let name = pod.endpoint.host_ifname.clone();
     node.ns.run(move || ip(&format!("link del {name}")));
     let error = node.datapath(|d| d.check_endpoint("pod5").unwrap_err().to_string());

@@ -3,19 +3,18 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
 use causeway_datapath::AttachMode;
 use common::{Node, Pod, underlay};
-use ipnet::Ipv4Net;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Sends `size` bytes over TCP and gets them back.
-fn tcp(from: &Pod, to: &Pod, size: usize) {
-    let ip = to.ip;
+fn tcp(from: &Pod, to: &Pod, v6: bool, size: usize) {
+    let ip = to.address(v6);
     let (listening, ready) = std::sync::mpsc::channel();
     let served = to.ns.start(move || {
         let listener = TcpListener::bind((ip, 0)).unwrap();
@@ -40,12 +39,12 @@ fn tcp(from: &Pod, to: &Pod, size: usize) {
         sent.join().unwrap();
         assert!(back == data, "the bytes differ");
     });
-    assert_eq!(served.recv().unwrap(), std::net::IpAddr::V4(from.ip), "the source is the pod's own address");
+    assert_eq!(served.recv().unwrap(), from.address(v6), "the source is the pod's own address");
 }
 
 /// Sends a datagram and gets it back.
-fn udp(from: &Pod, to: &Pod, size: usize) {
-    let ip = to.ip;
+fn udp(from: &Pod, to: &Pod, v6: bool, size: usize) {
+    let ip = to.address(v6);
     let (listening, ready) = std::sync::mpsc::channel();
     let served = to.ns.start(move || {
         let socket = UdpSocket::bind((ip, 0)).unwrap();
@@ -56,7 +55,7 @@ fn udp(from: &Pod, to: &Pod, size: usize) {
         socket.send_to(&data[..n], peer).unwrap();
     });
     let address: SocketAddr = ready.recv().unwrap();
-    let ip = from.ip;
+    let ip = from.address(v6);
     from.ns.run(move || {
         let socket = UdpSocket::bind((ip, 0)).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -67,28 +66,32 @@ fn udp(from: &Pod, to: &Pod, size: usize) {
     served.recv().unwrap();
 }
 
-fn ping(from: &Pod, to: Ipv4Addr, size: usize) {
+fn ping(from: &Pod, to: impl Into<IpAddr>, size: usize) {
+    let to = to.into();
     from.ns.run(move || assert!(echo_of(to, size, DEADLINE), "no echo of {size} bytes from {to}"));
 }
 
-fn echo(to: Ipv4Addr, limit: Duration) -> bool {
+fn echo(to: IpAddr, limit: Duration) -> bool {
     echo_of(to, 64, limit)
 }
 
 /// One ICMP echo of `size` bytes by a ping socket.
-fn echo_of(to: Ipv4Addr, size: usize, limit: Duration) -> bool {
+fn echo_of(to: IpAddr, size: usize, limit: Duration) -> bool {
     std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
     use nix::sys::socket::*;
-    let socket =
-        socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), SockProtocol::Icmp).unwrap();
+    let (family, protocol, asks, answers) = match to {
+        IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8, 0),
+        IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128, 129),
+    };
+    let socket = socket(family, SockType::Datagram, SockFlag::empty(), protocol).unwrap();
     let timeout = nix::sys::time::TimeVal::new(limit.as_secs() as i64, i64::from(limit.subsec_micros()));
     setsockopt(&socket, sockopt::ReceiveTimeout, &timeout).unwrap();
     let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
     let mut request = vec![b'x'; size];
-    request[..8].copy_from_slice(&[8, 0, 0, 0, 0, 0, 0, 1]);
-    sendto(fd, &request, &SockaddrIn::from(std::net::SocketAddrV4::new(to, 0)), MsgFlags::empty()).unwrap();
+    request[..8].copy_from_slice(&[asks, 0, 0, 0, 0, 0, 0, 1]);
+    sendto(fd, &request, &SockaddrStorage::from(SocketAddr::new(to, 0)), MsgFlags::empty()).unwrap();
     let mut answer = vec![0; size + 1];
-    recv(fd, &mut answer, MsgFlags::empty()).is_ok_and(|n| n == request.len() && answer[0] == 0)
+    recv(fd, &mut answer, MsgFlags::empty()).is_ok_and(|n| n == request.len() && answer[0] == answers)
 }
 
 /// Three pods on two nodes that know of each other.
@@ -115,15 +118,17 @@ fn everything(attach: AttachMode) {
     let mut p = pair(&format!("{attach:?}"), Some(attach));
     assert_eq!(p.a.datapath(|d| d.attach_mode()), attach);
     for (from, to) in [(&p.a1, &p.a2), (&p.a2, &p.a1), (&p.a1, &p.b1), (&p.b1, &p.a1)] {
-        for size in [64, 1400, 100_000, 1 << 20] {
-            tcp(from, to, size);
-        }
-        // The largest ones travel in fragments, of which only the first has ports.
-        for size in [64, 1400, 60_000] {
-            udp(from, to, size);
-        }
-        for size in [64, 1400, 20_000] {
-            ping(from, to.ip, size);
+        for v6 in [false, true] {
+            for size in [64, 1400, 100_000, 1 << 20] {
+                tcp(from, to, v6, size);
+            }
+            // The largest ones travel in fragments, of which only the first has ports.
+            for size in [64, 1400, 60_000] {
+                udp(from, to, v6, size);
+            }
+            for size in [64, 1400, 20_000] {
+                ping(from, to.address(v6), size);
+            }
         }
     }
 }
@@ -141,24 +146,43 @@ fn netns_pods_reach_each_other_by_clsact() {
 #[test]
 fn netns_the_node_reaches_its_pods_and_those_of_others() {
     let p = pair("host", None);
-    for to in [p.a1.ip, p.b1.ip] {
-        p.a.ns.run(move || assert!(echo(to, DEADLINE), "no echo from {to}"));
+    for v6 in [false, true] {
+        for to in [p.a1.address(v6), p.b1.address(v6)] {
+            p.a.ns.run(move || assert!(echo(to, DEADLINE), "no echo from {to}"));
+        }
+        // Its own node, and the other one by its address inside the pod network.
+        for network in p.a.config.networks.iter().chain(&p.b.config.networks) {
+            ping(&p.a1, network.internal_ip, 64);
+        }
     }
-    ping(&p.a1, Ipv4Addr::new(10, 1, 0, 1), 64);
     let _ = &p.b;
 }
 
 #[test]
 fn netns_a_pod_speaks_for_itself_only() {
     let mut p = pair("spoof", None);
-    let to = p.a2.ip;
-    p.a1.ns.run(move || {
-        common::ip("addr add 10.1.0.77/32 dev eth0");
-        common::ip(&format!("route add {to}/32 via 10.1.0.1 dev eth0 src 10.1.0.77 onlink"));
-        assert!(!echo(to, Duration::from_millis(500)), "a forged source got an answer");
-    });
-    let counters = p.a.datapath(|d| d.counters().unwrap());
-    assert!(counters.iter().any(|c| c.reason == "invalid source ip" && c.packets > 0), "{counters:?}");
+    let refused = |p: &mut Pair| {
+        let counters = p.a.datapath(|d| d.counters().unwrap());
+        counters.iter().filter(|c| c.reason == "invalid source ip").map(|c| c.packets).sum::<u64>()
+    };
+    for (to, gateway, forged) in [
+        (p.a2.address(false), "10.1.0.1", "10.1.0.77/32"),
+        (p.b1.address(false), "10.1.0.1", "10.1.0.77/32"),
+        (p.a2.address(true), "fd00:1::1", "fd00:1::77/128"),
+        (p.b1.address(true), "fd00:1::1", "fd00:1::77/128"),
+    ] {
+        let before = refused(&mut p);
+        p.a1.ns.run(move || {
+            let address = forged.split('/').next().unwrap();
+            let nodad = if to.is_ipv6() { "nodad" } else { "" };
+            common::ip(&format!("addr replace {forged} dev eth0 {nodad}"));
+            common::ip(&format!("route add {to} via {gateway} dev eth0 src {address} onlink"));
+            assert!(!echo(to, Duration::from_millis(500)), "a forged source got an answer");
+            common::ip(&format!("addr del {forged} dev eth0"));
+        });
+        assert!(refused(&mut p) > before, "{to}");
+        ping(&p.a1, to, 64);
+    }
 }
 
 #[test]
@@ -166,11 +190,15 @@ fn netns_forwarding_goes_on_without_the_agent_and_a_new_one_adopts_it() {
     let mut p = pair("restart", None);
     p.a.close();
     p.b.close();
-    tcp(&p.a1, &p.b1, 100_000);
-    ping(&p.a1, p.a2.ip, 64);
+    for v6 in [false, true] {
+        tcp(&p.a1, &p.b1, v6, 100_000);
+        ping(&p.a1, p.a2.address(v6), 64);
+    }
     p.a.open();
     assert_eq!(p.a.datapath(|d| d.endpoints().len()), 2);
-    tcp(&p.a1, &p.b1, 100_000);
+    for v6 in [false, true] {
+        tcp(&p.a1, &p.b1, v6, 100_000);
+    }
     p.a.datapath(|d| d.check_endpoint("pod5").unwrap());
     assert!(p.a.datapath(|d| d.remove_endpoint("pod6").unwrap()).is_some());
     assert!(p.a.datapath(|d| d.remove_endpoint("pod6").unwrap()).is_none());
@@ -180,38 +208,58 @@ fn netns_forwarding_goes_on_without_the_agent_and_a_new_one_adopts_it() {
 #[test]
 fn netns_what_a_listing_no_longer_names_is_gone() {
     let mut p = pair("gone", None);
-    ping(&p.a1, p.b1.ip, 64);
+    for v6 in [false, true] {
+        ping(&p.a1, p.b1.address(v6), 64);
+    }
     p.a.learn(&[], &[]);
-    let to = p.b1.ip;
-    p.a1.ns.run(move || assert!(!echo(to, Duration::from_millis(500)), "still reachable"));
+    for v6 in [false, true] {
+        let to = p.b1.address(v6);
+        p.a1.ns.run(move || assert!(!echo(to, Duration::from_millis(500)), "{to} is still reachable"));
+    }
 }
 
-/// The pod CIDRs that a node routes into the tunnel.
+/// The pod CIDRs that a node routes into the tunnel, of both families.
 fn routes(node: &Node) -> Vec<String> {
     node.ns.run(|| {
-        let output =
-            Command::new("ip").args(["-4", "route", "show", "dev", "cilium_vxlan"]).output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect()
+        let mut all = vec![];
+        for family in ["-4", "-6"] {
+            let args = [family, "route", "show", "dev", "cilium_vxlan", "proto", "static"];
+            let output = Command::new("ip").args(args).output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            all.extend(text.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())));
+        }
+        all
     })
 }
 
 #[test]
 fn netns_what_an_earlier_agent_routes_stays_until_everything_is_known() {
     let mut node = Node::new("routes", 1, None);
-    let cidr = |n: u8| Ipv4Net::new(Ipv4Addr::new(10, n, 0, 0), 24).unwrap();
+    let cidrs = |n: &u8| [format!("10.{n}.0.0/24"), format!("fd00:{n}::/64")];
+    let both = move |numbers: &[u8]| -> Vec<String> {
+        (0..2).flat_map(|family| numbers.iter().map(move |n| cidrs(n)[family].clone())).collect()
+    };
     let set = |node: &mut Node, numbers: &[u8], complete| {
-        let cidrs = numbers.iter().map(|n| cidr(*n)).collect();
+        let cidrs = both(numbers).iter().map(|cidr| cidr.parse().unwrap()).collect();
         node.datapath(move |d| d.set_pod_cidrs(cidrs, complete).unwrap());
         routes(node)
     };
     node.open();
-    assert_eq!(set(&mut node, &[2, 3], true), ["10.2.0.0/24", "10.3.0.0/24"]);
-    assert_eq!(set(&mut node, &[2, 4], true), ["10.2.0.0/24", "10.4.0.0/24"]);
+    assert_eq!(set(&mut node, &[2, 3], true), both(&[2, 3]));
+    assert_eq!(set(&mut node, &[2, 4], true), both(&[2, 4]));
     node.close();
     node.open();
-    assert_eq!(set(&mut node, &[], false), ["10.2.0.0/24", "10.4.0.0/24"], "none is known yet");
-    assert_eq!(set(&mut node, &[4, 5], false), ["10.2.0.0/24", "10.4.0.0/24", "10.5.0.0/24"]);
-    assert_eq!(set(&mut node, &[4, 5], true), ["10.4.0.0/24", "10.5.0.0/24"]);
+    assert_eq!(set(&mut node, &[], false), both(&[2, 4]), "none is known yet");
+    assert_eq!(set(&mut node, &[4, 5], false), both(&[2, 4, 5]));
+    assert_eq!(set(&mut node, &[4, 5], true), both(&[4, 5]));
+    // An agent of another configuration: the routes of the family it has not are no longer wanted.
+    node.close();
+    let v6 = node.config.networks.pop().unwrap();
+    node.open();
+    assert_eq!(set(&mut node, &[4], true), ["10.4.0.0/24"]);
+    node.close();
+    node.config.networks.push(v6);
+    node.open();
+    assert_eq!(set(&mut node, &[4], true), both(&[4]));
     assert_eq!(set(&mut node, &[], true), [""; 0]);
 }

@@ -2,13 +2,13 @@
 
 mod common;
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use common::{Node, underlay};
+use common::{Node, Ns, Pod, underlay};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -22,55 +22,136 @@ fn tap() -> OwnedFd {
     socket
 }
 
-#[test]
-fn netns_the_tunnel_carries_the_senders_identity_and_address() {
-    let (mut a, mut b) = (Node::new("wire", 1, None), Node::new("wire", 2, None));
+/// What the first frame of a namespace says of which `look` has something to say.
+fn seen<T: Send + 'static>(
+    ns: &Ns,
+    look: impl Fn(&[u8]) -> Option<T> + Send + 'static,
+) -> mpsc::Receiver<Option<T>> {
+    let tap = ns.run(tap);
+    let (found, result) = mpsc::channel();
+    // Not on the namespace's own thread, which may have to send what is waited for.
+    std::thread::spawn(move || {
+        use nix::sys::socket::{MsgFlags, recv};
+        let deadline = Instant::now() + DEADLINE;
+        let mut frame = [0; 2048];
+        let mut next = || {
+            let n = recv(tap.as_raw_fd(), &mut frame, MsgFlags::empty()).ok()?;
+            look(&frame[..n])
+        };
+        let mut seen = None;
+        while seen.is_none() && Instant::now() < deadline {
+            seen = next();
+        }
+        let _ = found.send(seen);
+    });
+    result
+}
+
+/// Source, destination and hops left of a packet's IP header.
+fn header(packet: &SlicedPacket<'_>) -> Option<(IpAddr, IpAddr, u8)> {
+    match packet.net.as_ref()? {
+        NetSlice::Ipv4(ip) => {
+            let header = ip.header();
+            Some((header.source_addr().into(), header.destination_addr().into(), header.ttl()))
+        }
+        NetSlice::Ipv6(ip) => {
+            let header = ip.header();
+            Some((header.source_addr().into(), header.destination_addr().into(), header.hop_limit()))
+        }
+        _ => None,
+    }
+}
+
+/// Two nodes that know each other, with two pods on the first and one on the second.
+fn nodes(test: &str) -> (Node, Node, [Pod; 3]) {
+    let (mut a, mut b) = (Node::new(test, 1, None), Node::new(test, 2, None));
     underlay(&a, &b);
     a.open();
     b.open();
-    let (a1, b1) = (a.pod(5, 65_600), b.pod(5, 131_100));
+    let (a1, a2, b1) = (a.pod(5, 65_600), a.pod(6, 65_601), b.pod(5, 131_100));
     a.learn(&[(&b1, b.ip)], &[&b]);
-    b.learn(&[(&a1, a.ip)], &[&a]);
-    let capture = b.ns.start({
-        let tap = b.ns.run(tap);
-        move || {
-            let deadline = Instant::now() + DEADLINE;
-            let mut frame = [0; 2048];
-            while Instant::now() < deadline {
-                let Ok(n) =
-                    nix::sys::socket::recv(tap.as_raw_fd(), &mut frame, nix::sys::socket::MsgFlags::empty())
-                else {
-                    continue;
-                };
-                let Ok(outer) = SlicedPacket::from_ethernet(&frame[..n]) else { continue };
-                let Some(TransportSlice::Udp(udp)) = &outer.transport else { continue };
-                if udp.destination_port() != 8472 {
-                    continue;
-                }
-                let vxlan = udp.payload();
-                let vni = u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]]);
-                let inner = SlicedPacket::from_ethernet(&vxlan[8..]).unwrap();
-                let (Some(NetSlice::Ipv4(outer)), Some(NetSlice::Ipv4(inner))) = (outer.net, inner.net)
-                else {
-                    continue;
-                };
-                return Some((
-                    outer.header().source_addr(),
-                    vni,
-                    inner.header().source_addr(),
-                    inner.header().destination_addr(),
-                ));
+    b.learn(&[(&a1, a.ip), (&a2, a.ip)], &[&a]);
+    (a, b, [a1, a2, b1])
+}
+
+/// Sends a datagram that starts with so many hops.
+fn send(to: IpAddr, hops: u8) {
+    let any = if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = UdpSocket::bind(any).unwrap();
+    let (level, name) = match to {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    };
+    let value = libc::c_int::from(hops);
+    let size = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the option's value is an int that outlives the call.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+    assert_eq!(set, 0);
+    socket.send_to(b"who am I", (to, 9)).unwrap();
+}
+
+#[test]
+fn netns_the_tunnel_carries_the_senders_identity_and_address() {
+    let (a, b, [a1, _, b1]) = nodes("wire");
+    for v6 in [false, true] {
+        let to = b1.address(v6);
+        let capture = seen(&b.ns, move |frame| {
+            let outer = SlicedPacket::from_ethernet(frame).ok()?;
+            let Some(TransportSlice::Udp(udp)) = &outer.transport else { return None };
+            if udp.destination_port() != 8472 {
+                return None;
             }
-            None
+            let vxlan = udp.payload();
+            let vni = u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]]);
+            let (source, destination, _) = header(&SlicedPacket::from_ethernet(&vxlan[8..]).ok()?)?;
+            (destination == to).then_some((header(&outer)?.0, vni, source))
+        });
+        a1.ns.run(move || send(to, 64));
+        let seen = capture.recv().unwrap().expect("a VXLAN packet on the underlay");
+        assert_eq!(seen, (a.ip.into(), 65_600, a1.address(v6)));
+    }
+}
+
+#[test]
+fn netns_every_node_on_the_way_takes_a_hop() {
+    let (_a, _b, [a1, a2, b1]) = nodes("hops");
+    for v6 in [false, true] {
+        for (pod, nodes) in [(&a2, 1), (&b1, 2)] {
+            let to = pod.address(v6);
+            let arrived = move |frame: &[u8]| {
+                let packet = SlicedPacket::from_ethernet(frame).ok()?;
+                let Some(TransportSlice::Udp(_)) = packet.transport else { return None };
+                header(&packet).filter(|(_, destination, _)| *destination == to).map(|(_, _, hops)| hops)
+            };
+            for hops in [64, nodes + 1] {
+                let capture = seen(&pod.ns, arrived);
+                a1.ns.run(move || send(to, hops));
+                assert_eq!(capture.recv().unwrap(), Some(hops - nodes), "to {to} with {hops} hops");
+            }
+            // The node where the last hop is used up says so, and the pod gets nothing.
+            let complaint = seen(&a1.ns, move |frame| {
+                let packet = SlicedPacket::from_ethernet(frame).ok()?;
+                let (kind, of) = match packet.transport.as_ref()? {
+                    TransportSlice::Icmpv4(icmp) => (icmp.type_u8(), 11),
+                    TransportSlice::Icmpv6(icmp) => (icmp.type_u8(), 3),
+                    _ => return None,
+                };
+                (kind == of).then_some(header(&packet)?.0)
+            });
+            a1.ns.run(move || send(to, nodes));
+            let by = complaint
+                .recv()
+                .unwrap()
+                .unwrap_or_else(|| panic!("no message that time is exceeded on the way to {to}"));
+            let node = match (v6, nodes) {
+                (false, 1) => "10.1.0.1",
+                (false, _) => "10.2.0.1",
+                (true, 1) => "fd00:1::1",
+                (true, _) => "fd00:2::1",
+            };
+            assert_eq!(by.to_string(), node);
         }
-    });
-    let to = b1.ip;
-    a1.ns.run(move || {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.send_to(b"who am I", (to, 9)).unwrap();
-    });
-    let seen = capture.recv().unwrap().expect("a VXLAN packet on the underlay");
-    assert_eq!(seen, (a.ip, 65_600, a1.ip, b1.ip));
+    }
 }
 
 #[test]

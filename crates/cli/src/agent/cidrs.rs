@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_model::{ClusterName, Collection, Event, Keyed, Node, NodeKey};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 /// Those of one node.
 #[derive(Debug, Clone, PartialEq)]
 struct OfNode {
     node: NodeKey,
-    cidrs: Vec<Ipv4Net>,
+    cidrs: Vec<IpNet>,
 }
 
 impl Keyed for OfNode {
@@ -26,7 +26,7 @@ pub(super) struct PodCidrs {
     /// By cluster; `None` = this one.
     nodes: BTreeMap<Option<ClusterName>, Collection<OfNode>>,
     /// How many nodes have each: two may for a while, when a cluster is renumbered.
-    holders: BTreeMap<Ipv4Net, usize>,
+    holders: BTreeMap<IpNet, usize>,
 }
 
 impl PodCidrs {
@@ -66,20 +66,19 @@ impl PodCidrs {
     }
 
     /// The whole.
-    pub(super) fn all(&self) -> BTreeSet<Ipv4Net> {
+    pub(super) fn all(&self) -> BTreeSet<IpNet> {
         self.holders.keys().copied().collect()
     }
 
     fn of_node(&self, node: &Node) -> OfNode {
         let key = node.key();
-        let v4 = |cidr: &IpNet| if let IpNet::V4(v4) = cidr { Some(v4.trunc()) } else { None };
-        let cidrs = node.pod_cidrs.iter().filter(|_| key != self.own).filter_map(v4).collect();
+        let cidrs = node.pod_cidrs.iter().filter(|_| key != self.own).map(IpNet::trunc).collect();
         OfNode { node: key, cidrs }
     }
 }
 
 /// One holder less; true if it was the last.
-fn release(holders: &mut BTreeMap<Ipv4Net, usize>, cidr: &Ipv4Net) -> bool {
+fn release(holders: &mut BTreeMap<IpNet, usize>, cidr: &IpNet) -> bool {
     let Some(count) = holders.get_mut(cidr) else { return false };
     *count -= 1;
     let last = *count == 0;
@@ -117,7 +116,7 @@ mod tests {
         assert!(!cidrs.apply(None, Event::Upsert(node("cls-a", "n1", &["10.1.1.0/24"]))), "our own");
         assert!(cidrs.apply(None, Event::Upsert(node("cls-a", "n2", &["10.1.2.0/24", "fd00::/64"]))));
         assert!(cidrs.apply(Some(&b), Event::Upsert(node("cls-b", "n1", &["10.2.1.7/24"]))));
-        assert_eq!(texts(&cidrs), ["10.1.2.0/24", "10.2.1.0/24"]);
+        assert_eq!(texts(&cidrs), ["10.1.2.0/24", "10.2.1.0/24", "fd00::/64"]);
         // Something else of a node changes: nothing to do.
         let labelled = Node { encryption_key: 3, ..node("cls-b", "n1", &["10.2.1.0/24"]) };
         assert!(!cidrs.apply(Some(&b), Event::Upsert(labelled)));
@@ -125,7 +124,7 @@ mod tests {
         assert!(!cidrs.apply(Some(&b), Event::Upsert(node("cls-b", "n2", &["10.2.1.0/24"]))));
         assert!(!cidrs.apply(Some(&b), Event::Remove(node("cls-b", "n1", &[]).key())));
         assert!(cidrs.apply(Some(&b), Event::Upsert(node("cls-b", "n2", &["10.2.2.0/24"]))));
-        assert_eq!(texts(&cidrs), ["10.1.2.0/24", "10.2.2.0/24"]);
+        assert_eq!(texts(&cidrs), ["10.1.2.0/24", "10.2.2.0/24", "fd00::/64"]);
         // A new listing without it, and the end of the peer.
         assert!(!cidrs.apply(None, Event::Reset));
         assert!(cidrs.apply(None, Event::Synced));

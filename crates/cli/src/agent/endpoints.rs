@@ -10,7 +10,7 @@ use causeway_cluster::pod_labels::pod_labels;
 use causeway_cluster::source;
 use causeway_cluster::writeback::{EndpointReport, EndpointWriter, IdentityAllocator, KubeIdentities};
 use causeway_datapath::cni::{AddResult, Attachment, CniError, Container, code};
-use causeway_datapath::ipam::Pool;
+use causeway_datapath::ipam::Pools;
 use causeway_datapath::{Endpoint, EndpointSpec};
 use causeway_model::{ClusterInfo, NumericIdentity, PodRef};
 use futures::StreamExt;
@@ -40,7 +40,7 @@ pub(super) struct Endpoints {
     allocator: IdentityAllocator<KubeIdentities>,
     writer: EndpointWriter,
     /// Addresses given out; also what makes ADD and DEL happen one after the other.
-    pool: Mutex<Pool>,
+    pools: Mutex<Pools>,
     /// Sandboxes whose CiliumEndpoint could not be written or removed.
     unwritten: Mutex<BTreeSet<(PodRef, String)>>,
 }
@@ -50,7 +50,7 @@ impl Endpoints {
         client: &Client,
         info: ClusterInfo,
         facts: &NodeFacts,
-        pool: Pool,
+        pools: Pools,
         mtu: u32,
         owner: Owner,
     ) -> Self {
@@ -64,7 +64,7 @@ impl Endpoints {
             owner,
             allocator: IdentityAllocator::new(KubeIdentities::new(client.clone()), range),
             writer: EndpointWriter::new(client.clone()),
-            pool: Mutex::new(pool),
+            pools: Mutex::new(pools),
             unwritten: Mutex::default(),
         }
     }
@@ -72,9 +72,9 @@ impl Endpoints {
     /// Takes over the pods of an earlier agent.
     pub(super) async fn restore(&self) -> Result<()> {
         let endpoints = self.all().await?;
-        let mut pool = self.pool.lock().await;
+        let mut pools = self.pools.lock().await;
         for endpoint in endpoints.values() {
-            if let Err(error) = pool.claim(endpoint.ip) {
+            if let Err(error) = pools.claim(&endpoint.ips) {
                 tracing::warn!(pod = endpoint.pod_name, %error, "an adopted endpoint has an unexpected address");
             }
         }
@@ -181,7 +181,7 @@ impl Endpoints {
             endpoint_id: endpoint.id,
             identity,
             labels,
-            ips: vec![IpAddr::V4(endpoint.ip)],
+            ips: endpoint.ips.iter().collect(),
             node_ip: self.node_ip,
             named_ports: named_ports(&pod),
         };
@@ -198,18 +198,18 @@ impl Endpoints {
             return Err(CniError::new(code::INVALID_ENVIRONMENT, "the pod is not named", details));
         }
         self.listed().await?;
-        let mut pool = self.pool.lock().await;
-        let gateway = pool.internal_ip();
+        let mut pools = self.pools.lock().await;
+        let gateways = pools.internal_ips();
         let known = self.all().await.map_err(|e| again("the datapath does not answer", e))?;
-        let ip = match known.get(&container.container_id) {
-            Some(endpoint) => endpoint.ip,
-            None => pool.allocate().map_err(|e| again("no address for the pod", e.into()))?,
+        let ips = match known.get(&container.container_id) {
+            Some(endpoint) => endpoint.ips,
+            None => pools.allocate().map_err(|e| again("no address for the pod", e.into()))?,
         };
         let spec = EndpointSpec {
             container_id: container.container_id.clone(),
             ifname: container.ifname.clone(),
             netns: container.netns.clone().into(),
-            ip,
+            ips,
             pod: PodRef { namespace: container.pod_namespace.clone(), name: container.pod_name.clone() },
             pod_uid: container.pod_uid.clone(),
         };
@@ -217,15 +217,15 @@ impl Endpoints {
         let endpoint = match added.and_then(|result| result.map_err(Into::into)) {
             Ok(endpoint) => endpoint,
             Err(error) => {
-                pool.release(ip);
+                pools.release(&ips);
                 return Err(again("the pod cannot be connected", error));
             }
         };
-        drop(pool);
+        drop(pools);
         match self.identify(&endpoint).await {
             Ok(identity) => {
-                tracing::info!(pod = %format!("{}/{}", endpoint.pod_namespace, endpoint.pod_name), %ip, %identity, "pod connected");
-                Ok(AddResult::new(version, &endpoint, gateway, self.mtu))
+                tracing::info!(pod = %format!("{}/{}", endpoint.pod_namespace, endpoint.pod_name), %ips, %identity, "pod connected");
+                Ok(AddResult::new(version, &endpoint, &gateways, self.mtu))
             }
             Err(error) => {
                 let _ = self.delete(&container.container_id).await;
@@ -252,19 +252,19 @@ impl Endpoints {
         let failed = |error: anyhow::Error| {
             CniError::new(code::TRY_AGAIN, "the pod cannot be disconnected", format!("{error:#}"))
         };
-        let mut pool = self.pool.lock().await;
+        let mut pools = self.pools.lock().await;
         let id = container_id.to_owned();
         let removed = self.owner.run(move |datapath| datapath.remove_endpoint(&id)).await;
         let Some(endpoint) = removed.and_then(|r| r.map_err(Into::into)).map_err(failed)? else {
             return Ok(());
         };
-        pool.release(endpoint.ip);
-        drop(pool);
+        pools.release(&endpoint.ips);
+        drop(pools);
         if let Err(error) = self.writer.remove(&endpoint.pod(), container_id).await {
             tracing::warn!(pod = endpoint.pod_name, %error, "its CiliumEndpoint is removed later");
             self.unwritten.lock().await.insert((endpoint.pod(), container_id.to_owned()));
         }
-        tracing::info!(pod = %format!("{}/{}", endpoint.pod_namespace, endpoint.pod_name), ip = %endpoint.ip, "pod disconnected");
+        tracing::info!(pod = %format!("{}/{}", endpoint.pod_namespace, endpoint.pod_name), ips = %endpoint.ips, "pod disconnected");
         Ok(())
     }
 

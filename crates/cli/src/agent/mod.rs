@@ -30,8 +30,8 @@ use causeway_daemon::duration::GoDuration;
 use causeway_daemon::health::Health;
 use causeway_daemon::metrics::Metrics;
 use causeway_daemon::shutdown::Shutdown;
-use causeway_datapath::ipam::Pool;
-use causeway_datapath::{Config, Datapath};
+use causeway_datapath::ipam::{Pool, Pools};
+use causeway_datapath::{Config, Datapath, PodNetwork};
 use causeway_mesh::remote::{self, RemoteClusters};
 use clap::Args;
 use ipnet::IpNet;
@@ -51,7 +51,7 @@ pub(crate) const HEALTH_PORT: u16 = 9879;
 /// How long tasks may take to end.
 const GRACE: Duration = Duration::from_secs(3);
 
-const KEYS: [Key; 12] = [
+const KEYS: [Key; 15] = [
     Key::with_default("clustermesh-sync-timeout", "1m0s"),
     Key::with_default("clustermesh-cache-ttl", "0s"),
     Key::with_default("health-listen", "127.0.0.1:9879"),
@@ -61,7 +61,10 @@ const KEYS: [Key; 12] = [
     Key::with_default("agent-socket", api::SOCKET),
     Key::with_default("cni-conf-dir", "/etc/cni/net.d"),
     Key::with_default("cni-bin-dir", "/opt/cni/bin"),
+    Key::with_default("enable-ipv4", "true"),
+    Key::with_default("enable-ipv6", "false"),
     Key::with_default("enable-ipv4-masquerade", "true"),
+    Key::with_default("enable-ipv6-masquerade", "true"),
     Key::with_default("enable-cilium-endpoint-slice", "false"),
     Key::without_default("k8s-service-proxy-name"),
 ];
@@ -117,32 +120,38 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
 
     let client = kubeclient::for_daemon(args.kubeconfig.as_deref()).await?;
     crd::ensure_crds(client.clone()).await.context("create the CustomResourceDefinitions of cilium.io")?;
+    let families = node::Families { v4: config.require("enable-ipv4")?, v6: config.require("enable-ipv6")? };
     let facts = tokio::select! {
-        facts = node::wait(&client, &args.node_name) => facts?,
+        facts = node::wait(&client, &args.node_name, families) => facts?,
         () = token.cancelled() => return Ok(()),
     };
-    let pool = Pool::new(facts.pod_cidr)?;
+    let pools = Pools::new(facts.pod_cidrs.iter().copied())?;
+    let masquerade = (config.require("enable-ipv4-masquerade")?, config.require("enable-ipv6-masquerade")?);
+    let network = |pool: &Pool| PodNetwork {
+        cidr: pool.cidr(),
+        internal_ip: pool.internal_ip(),
+        masquerade: if pool.cidr().addr().is_ipv6() { masquerade.1 } else { masquerade.0 },
+    };
     let datapath = Config {
         bpffs: config.require("bpf-root")?,
         cgroup: config.require("cgroup-root")?,
         state_dir: config.require("state-dir")?,
         node_ip: facts.node_ip,
-        internal_ip: pool.internal_ip(),
-        pod_cidr: facts.pod_cidr,
+        networks: pools.iter().map(network).collect(),
         underlay_mtu: node::underlay_mtu(facts.node_ip),
         attach: None,
-        masquerade: config.require("enable-ipv4-masquerade")?,
         balance: balance::settings(&config)?,
     };
     let mtu = datapath.underlay_mtu - causeway_datapath::TUNNEL_OVERHEAD;
     let owner = Owner::start(move || Datapath::open(datapath)).await.context("open the datapath")?;
     let adopted = owner.run(|datapath| !datapath.endpoints().is_empty()).await?;
-    let own = node::describe(&facts, &info, &pool);
+    let own = node::describe(&facts, &info, &pools);
     node::publish(&client, &own, &facts.uid).await?;
 
     let mut reading = remote::Options::agent(info.clone());
     reading.cache_ttl = config.require::<GoDuration>("clustermesh-cache-ttl")?.0;
-    reading.own_prefixes = vec![facts.pod_cidr.into(), IpNet::from(IpAddr::from(facts.node_ip))];
+    let node_ips = [IpAddr::V4(facts.node_ip)].into_iter().chain(facts.more_ips.iter().copied());
+    reading.own_prefixes = facts.pod_cidrs.iter().copied().chain(node_ips.map(IpNet::from)).collect();
     let (remotes, remote_events) =
         RemoteClusters::spawn(reading, config.require("clustermesh-config")?, token.clone()).await;
     let sync_timeout = config.require::<GoDuration>("clustermesh-sync-timeout")?.0;
@@ -160,7 +169,7 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
     let sources = state::Sources::new(&client, &info, &config, remote_events, remotes.status())?;
     shutdown.spawn_vital("state", state.run(sources, guards, sync_timeout, token.clone()));
 
-    let endpoints = Arc::new(Endpoints::new(&client, info.clone(), &facts, pool, mtu, owner.clone()));
+    let endpoints = Arc::new(Endpoints::new(&client, info.clone(), &facts, pools, mtu, owner.clone()));
     endpoints.restore().await?;
     deletions::carry_out(&endpoints).await;
     shutdown.spawn_vital("endpoints", endpoints.clone().follow(token.clone()));
@@ -191,7 +200,7 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
         move || owner.last_stats()
     });
     health.show("remotes", move || serde_json::json!(*remotes.status().borrow()));
-    tracing::info!(node = args.node_name, cluster = %info.name, id = %info.id, pods = %facts.pod_cidr, "the agent is up");
+    tracing::info!(node = args.node_name, cluster = %info.name, id = %info.id, pods = ?facts.pod_cidrs, "the agent is up");
     shutdown.finish(GRACE).await;
     Ok(())
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use causeway_cluster::writeback::CiliumNodeWriter;
-use causeway_datapath::ipam::Pool;
+use causeway_datapath::ipam::Pools;
 use causeway_model::{AddressType, ClusterInfo, Node, NodeAddress};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node as KubeNode;
 use kube::Client;
 use kube::api::Api;
@@ -16,23 +16,40 @@ use kube::api::Api;
 /// How often a Node that is not complete is looked at.
 const POLL: Duration = Duration::from_millis(250);
 
+/// The address families pods have: `enable-ipv4` and `enable-ipv6`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Families {
+    pub(super) v4: bool,
+    pub(super) v6: bool,
+}
+
+impl Families {
+    fn has(self, ip: IpAddr) -> bool {
+        if ip.is_ipv6() { self.v6 } else { self.v4 }
+    }
+}
+
 /// What the agent needs to know of its node.
 #[derive(Debug, Clone)]
 pub(super) struct NodeFacts {
     pub(super) name: String,
     pub(super) uid: String,
+    /// The end of tunnels to it, whatever pods have.
     pub(super) node_ip: Ipv4Addr,
-    pub(super) pod_cidr: Ipv4Net,
+    /// Its other InternalIPs of the families in use, in the order of Kubernetes.
+    pub(super) more_ips: Vec<IpAddr>,
+    /// One of each family in use, in the order of Kubernetes.
+    pub(super) pod_cidrs: Vec<IpNet>,
     pub(super) labels: BTreeMap<String, String>,
 }
 
-/// Waits until the Node exists with an address and a pod CIDR.
-pub(super) async fn wait(client: &Client, name: &str) -> Result<NodeFacts> {
+/// Waits until the Node exists with an address and a pod CIDR of each family.
+pub(super) async fn wait(client: &Client, name: &str, families: Families) -> Result<NodeFacts> {
     let api: Api<KubeNode> = Api::all(client.clone());
     let mut told = String::new();
     loop {
         let missing = match api.get_opt(name).await {
-            Ok(Some(node)) => match facts(&node) {
+            Ok(Some(node)) => match facts(&node, families) {
                 Ok(facts) => return Ok(facts),
                 Err(missing) => missing.to_owned(),
             },
@@ -48,53 +65,62 @@ pub(super) async fn wait(client: &Client, name: &str) -> Result<NodeFacts> {
 }
 
 /// Takes the facts out of a Node, or says what is missing.
-fn facts(node: &KubeNode) -> Result<NodeFacts, &'static str> {
+fn facts(node: &KubeNode, families: Families) -> Result<NodeFacts, &'static str> {
     let addresses = node.status.as_ref().and_then(|s| s.addresses.as_ref());
-    let node_ip = addresses
+    let internal: Vec<IpAddr> = addresses
         .into_iter()
         .flatten()
         .filter(|a| a.type_ == "InternalIP")
-        .find_map(|a| a.address.parse().ok())
-        .ok_or("it has no IPv4 InternalIP")?;
+        .filter_map(|a| a.address.parse().ok())
+        .collect();
+    let v4 = |ip: &IpAddr| if let IpAddr::V4(v4) = ip { Some(*v4) } else { None };
+    let node_ip =
+        internal.iter().find_map(v4).ok_or("it has no IPv4 InternalIP, over which tunnels are built")?;
+    let more_ips =
+        internal.into_iter().filter(|ip| *ip != IpAddr::V4(node_ip) && families.has(*ip)).collect();
     let spec = node.spec.as_ref();
     let cidrs = spec.and_then(|s| s.pod_cidrs.clone().or_else(|| Some(vec![s.pod_cidr.clone()?])));
-    let pod_cidr = cidrs
-        .into_iter()
-        .flatten()
-        .find_map(|cidr| cidr.parse().ok())
-        .ok_or("it has no IPv4 podCIDR (is the node IPAM controller running?)")?;
+    let mut pod_cidrs: Vec<IpNet> = vec![];
+    for cidr in cidrs.into_iter().flatten().filter_map(|text| text.parse::<IpNet>().ok()) {
+        let same = |other: &IpNet| other.addr().is_ipv6() == cidr.addr().is_ipv6();
+        if families.has(cidr.addr()) && !pod_cidrs.iter().any(same) {
+            pod_cidrs.push(cidr);
+        }
+    }
+    let lacks = |v6: bool| !pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6() == v6);
+    if families.v4 && lacks(false) {
+        return Err("it has no IPv4 podCIDR (is the node IPAM controller running?)");
+    }
+    if families.v6 && lacks(true) {
+        return Err("it has no IPv6 podCIDR (is the cluster dual stack? else set enable-ipv6=false)");
+    }
     Ok(NodeFacts {
         name: node.metadata.name.clone().unwrap_or_default(),
         uid: node.metadata.uid.clone().unwrap_or_default(),
         node_ip,
-        pod_cidr,
+        more_ips,
+        pod_cidrs,
         labels: node.metadata.labels.clone().unwrap_or_default(),
     })
 }
 
 /// The node as the mesh sees it.
-pub(super) fn describe(facts: &NodeFacts, info: &ClusterInfo, pool: &Pool) -> Node {
-    let address = |kind, ip| NodeAddress { kind, ip: IpAddr::V4(ip) };
+pub(super) fn describe(facts: &NodeFacts, info: &ClusterInfo, pools: &Pools) -> Node {
+    let health = pools.health_ips();
+    let internal = [IpAddr::V4(facts.node_ip)].into_iter().chain(facts.more_ips.iter().copied());
+    let addresses = internal
+        .map(|ip| NodeAddress { kind: AddressType::InternalIP, ip })
+        .chain(pools.internal_ips().iter().map(|ip| NodeAddress { kind: AddressType::CiliumInternalIP, ip }));
     Node {
-        name: facts.name.clone(),
-        cluster: info.name.clone(),
-        cluster_id: info.id,
-        addresses: vec![
-            address(AddressType::InternalIP, facts.node_ip),
-            address(AddressType::CiliumInternalIP, pool.internal_ip()),
-        ],
-        pod_cidrs: vec![facts.pod_cidr.into()],
-        health_v4: Some(IpAddr::V4(pool.health_ip())),
-        health_v6: None,
-        ingress_v4: None,
-        ingress_v6: None,
-        encryption_key: 0,
+        addresses: addresses.collect(),
+        pod_cidrs: facts.pod_cidrs.clone(),
+        health_v4: health.v4.map(IpAddr::V4),
+        health_v6: health.v6.map(IpAddr::V6),
         labels: facts.labels.clone(),
-        annotations: BTreeMap::new(),
-        wireguard_pub_key: String::new(),
         boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map(|text| text.trim().to_owned())
             .unwrap_or_default(),
+        ..Node::new(facts.name.clone(), info.name.clone(), info.id)
     }
 }
 
@@ -126,10 +152,27 @@ mod tests {
         let addressed = serde_json::json!({ "status": { "addresses": [
             { "type": "Hostname", "address": "n1" }, { "type": "InternalIP", "address": "172.20.1.10" },
         ] } });
-        assert!(facts(&node(serde_json::json!({}))).unwrap_err().contains("InternalIP"));
-        assert!(facts(&node(addressed.clone())).unwrap_err().contains("podCIDR"));
+        let single = Families { v4: true, v6: false };
+        let lacking = |json, families| facts(&node(json), families).unwrap_err();
+        assert!(lacking(serde_json::json!({}), single).contains("InternalIP"));
+        assert!(lacking(addressed.clone(), single).contains("IPv4 podCIDR"));
         let mut complete = addressed;
         complete["spec"] = serde_json::json!({ "podCIDR": "10.1.0.0/24" });
-        assert_eq!(facts(&node(complete)).unwrap().pod_cidr.to_string(), "10.1.0.0/24");
+        assert_eq!(
+            facts(&node(complete.clone()), single).unwrap().pod_cidrs,
+            ["10.1.0.0/24".parse().unwrap()]
+        );
+        let dual = Families { v4: true, v6: true };
+        assert!(lacking(complete.clone(), dual).contains("IPv6 podCIDR"));
+        complete["spec"]["podCIDRs"] = serde_json::json!(["10.1.0.0/24", "fd00:1::/64"]);
+        let v6 = serde_json::json!({ "type": "InternalIP", "address": "fd00:172::10" });
+        complete["status"]["addresses"].as_array_mut().unwrap().push(v6);
+        let found = facts(&node(complete.clone()), dual).unwrap();
+        assert_eq!(found.pod_cidrs.len(), 2);
+        assert_eq!(found.more_ips, ["fd00:172::10".parse::<IpAddr>().unwrap()]);
+        let found = facts(&node(complete.clone()), single).unwrap();
+        assert_eq!((found.pod_cidrs.len(), found.more_ips.len()), (1, 0));
+        let found = facts(&node(complete), Families { v4: false, v6: true }).unwrap();
+        assert_eq!(found.pod_cidrs, ["fd00:1::/64".parse().unwrap()]);
     }
 }

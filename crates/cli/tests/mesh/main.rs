@@ -3,6 +3,7 @@
 mod agent;
 mod clusters;
 mod control_plane;
+mod failover;
 mod forwarding;
 mod servers;
 mod services;

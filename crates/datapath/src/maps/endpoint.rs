@@ -1,4 +1,4 @@
-//! `cw_endpoints` (by address) and `cw_interfaces` (by interface index): the pods of this node.
+//! `cw_endpoints` (by each address) and `cw_interfaces` (by interface index): the pods of this node.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -8,8 +8,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 pub(crate) struct Endpoint {
     pub(crate) ifindex: u32,
     pub(crate) identity: u32,
-    /// IPv4 in network byte order.
-    pub(crate) ip: [u8; 4],
+    /// In network byte order; zero where the pod has none.
+    pub(crate) ip4: [u8; 4],
+    /// Likewise.
+    pub(crate) ip6: [u8; 16],
     pub(crate) id: u16,
     pub(crate) mac: [u8; 6],
     pub(crate) host_mac: [u8; 6],

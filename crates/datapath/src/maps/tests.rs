@@ -90,7 +90,8 @@ fn layouts_are_those_of_the_kernel_half() {
         Endpoint,
         ifindex = ifindex,
         identity = identity,
-        ip = ip,
+        ip4 = ip4,
+        ip6 = ip6,
         id = id,
         mac = mac,
         host_mac = host_mac

@@ -5,7 +5,7 @@ mod requests;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
 
@@ -80,4 +80,30 @@ pub(crate) fn cookie() -> Result<u64, Error> {
 pub(crate) fn sysctl(name: &str, value: &str) -> Result<(), Error> {
     let path = Path::new("/proc/sys").join(name);
     std::fs::write(&path, value).map_err(|e| Error::io(format!("write {value} to {}", path.display()), e))
+}
+
+/// Lets an interface of the calling thread's network namespace have IPv6, whatever the default is.
+pub(crate) fn enable_v6(interface: &str) -> Result<(), Error> {
+    sysctl(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "0")
+}
+
+/// Makes the node a router of IPv6. A router ignores the advertisements of others, from which this
+/// one may have its own default route: interfaces that have heeded them until now still do.
+pub(crate) fn route_v6() -> Result<(), Error> {
+    let conf = Path::new("/proc/sys/net/ipv6/conf");
+    let is =
+        |file: PathBuf, value: &str| std::fs::read_to_string(file).is_ok_and(|text| text.trim() == value);
+    if is(conf.join("all/forwarding"), "1") {
+        return Ok(());
+    }
+    let interfaces = std::fs::read_dir(conf).map_err(|e| {
+        Error::io(format!("read {} (has this kernel IPv6? else set enable-ipv6=false)", conf.display()), e)
+    })?;
+    for entry in interfaces.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !matches!(name.as_str(), "all" | "default" | "lo") && is(entry.path().join("accept_ra"), "1") {
+            sysctl(&format!("net/ipv6/conf/{name}/accept_ra"), "2")?;
+        }
+    }
+    sysctl("net/ipv6/conf/all/forwarding", "1")
 }

@@ -1,13 +1,16 @@
 //! The netlink requests we make, each idempotent: what is already so is left.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, RawFd};
 
 use futures::TryStreamExt;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use netlink_packet_route::link::{InfoVxlan, LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourState;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+};
 use rtnetlink::packet_core::ErrorMessage;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder};
 
@@ -102,10 +105,14 @@ impl Netlink {
         self.0.link().set(message).execute().await.map_err(|e| failed(format!("change interface {name}"), e))
     }
 
-    /// Gives an interface an address of full length.
+    /// Gives an interface an address of full length, in use at once: nobody else has been given it.
     pub(crate) async fn add_address(&self, index: u32, ip: IpAddr) -> Result<(), Error> {
         let bits = IpNet::from(ip).prefix_len();
-        match self.0.address().add(index, ip, bits).execute().await {
+        let mut request = self.0.address().add(index, ip, bits);
+        if ip.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        match request.execute().await {
             Err(error) if errno(&error) != Some(libc::EEXIST) => {
                 Err(failed(format!("add address {ip}"), error))
             }
@@ -113,29 +120,43 @@ impl Netlink {
         }
     }
 
-    /// A route by an interface, replacing one of the same destination.
-    pub(crate) async fn route(&self, to: Ipv4Net, index: u32, source: Option<Ipv4Addr>) -> Result<(), Error> {
-        let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+    /// A route by an interface, replacing one of the same destination; `source` is of its family.
+    pub(crate) async fn route(&self, to: IpNet, index: u32, source: Option<IpAddr>) -> Result<(), Error> {
+        let what = || format!("set the route to {to}");
+        let mut route = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(to.trunc().addr(), to.prefix_len())
+            .map_err(|e| unfit(what(), e))?
             .output_interface(index)
             .scope(RouteScope::Link);
         if let Some(source) = source {
-            route = route.pref_source(source);
+            route = route.pref_source(source).map_err(|e| unfit(what(), e))?;
         }
         let request = self.0.route().add(route.build()).replace();
-        request.execute().await.map_err(|e| failed(format!("set the route to {to}"), e))
+        request.execute().await.map_err(|e| failed(what(), e))
     }
 
-    /// The default route by a gateway that is reachable on this interface.
-    pub(crate) async fn default_route(&self, gateway: Ipv4Addr, index: u32) -> Result<(), Error> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index).onlink();
+    /// The default route of the gateway's family, by a gateway that is reachable on this interface.
+    pub(crate) async fn default_route(&self, gateway: IpAddr, index: u32) -> Result<(), Error> {
+        let what = || format!("set the default route by {gateway}");
+        let anywhere = match gateway {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(anywhere, 0)
+            .and_then(|route| route.gateway(gateway))
+            .map_err(|e| unfit(what(), e))?
+            .output_interface(index)
+            .onlink();
         let request = self.0.route().add(route.build()).replace();
-        request.execute().await.map_err(|e| failed(format!("set the default route by {gateway}"), e))
+        request.execute().await.map_err(|e| failed(what(), e))
     }
 
-    /// The IPv4 routes of the main table that leave by an interface.
-    pub(crate) async fn routes_by(&self, index: u32) -> Result<Vec<(Ipv4Net, RouteMessage)>, Error> {
-        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    /// The routes of the main table that leave by an interface, but for those the kernel makes itself
+    /// (of the interface's own IPv6 addresses).
+    pub(crate) async fn routes_by(&self, index: u32) -> Result<Vec<(IpNet, RouteMessage)>, Error> {
+        // Of no family: all of them.
+        let query = RouteMessageBuilder::<IpAddr>::new().build();
         let all: Vec<RouteMessage> = self
             .0
             .route()
@@ -145,16 +166,21 @@ impl Netlink {
             .await
             .map_err(|e| failed("list routes".into(), e))?;
         let by = |route: &RouteMessage| route.attributes.contains(&RouteAttribute::Oif(index));
-        let main = |route: &RouteMessage| route.header.table == 254;
+        let main = |route: &RouteMessage| route.header.table == RouteHeader::RT_TABLE_MAIN;
+        let ours = |route: &RouteMessage| route.header.protocol != RouteProtocol::Kernel;
         let to = |route: &RouteMessage| {
             route.attributes.iter().find_map(|a| match a {
                 RouteAttribute::Destination(RouteAddress::Inet(ip)) => {
-                    Ipv4Net::new(*ip, route.header.destination_prefix_length).ok()
+                    IpNet::new((*ip).into(), route.header.destination_prefix_length).ok()
+                }
+                RouteAttribute::Destination(RouteAddress::Inet6(ip)) => {
+                    IpNet::new((*ip).into(), route.header.destination_prefix_length).ok()
                 }
                 _ => None,
             })
         };
-        Ok(all.into_iter().filter(|r| by(r) && main(r)).filter_map(|r| Some((to(&r)?, r))).collect())
+        let wanted = |route: &RouteMessage| by(route) && main(route) && ours(route);
+        Ok(all.into_iter().filter(wanted).filter_map(|r| Some((to(&r)?, r))).collect())
     }
 
     /// Removes a route; none is fine.
@@ -172,9 +198,8 @@ impl Netlink {
         request.replace().execute().await.map_err(|e| failed(format!("set the neighbour {ip}"), e))
     }
 
-    /// The IPv4 addresses of an interface.
+    /// The addresses of an interface.
     pub(crate) async fn addresses(&self, index: u32) -> Result<Vec<IpAddr>, Error> {
-        use netlink_packet_route::address::AddressAttribute;
         let query = self.0.address().get().set_link_index_filter(index).execute();
         let all: Vec<_> = query.try_collect().await.map_err(|e| failed("list addresses".into(), e))?;
         let ip = |a: &AddressAttribute| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None };
@@ -192,4 +217,9 @@ fn errno(error: &rtnetlink::Error) -> Option<i32> {
 
 fn failed(what: String, source: rtnetlink::Error) -> Error {
     Error::Netlink { what, source: Box::new(source) }
+}
+
+/// An error of a request that was not even sent: its addresses do not go together.
+fn unfit(what: String, why: impl std::fmt::Display) -> Error {
+    Error::io(what, std::io::Error::new(std::io::ErrorKind::InvalidInput, why.to_string()))
 }

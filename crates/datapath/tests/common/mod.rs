@@ -6,13 +6,13 @@
 pub mod client;
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use causeway_datapath::{AttachMode, Balance, Config, Datapath, Endpoint, EndpointSpec};
+use causeway_datapath::{AttachMode, Balance, Config, Datapath, Endpoint, EndpointSpec, IpPair, PodNetwork};
 use causeway_model::{Event, IpEntry, NumericIdentity, PodRef};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -121,22 +121,33 @@ impl Drop for Cgroup {
 pub struct Node {
     pub ns: Ns,
     pub ip: Ipv4Addr,
+    pub ip6: Ipv6Addr,
     pub config: Config,
     pub cgroup: Cgroup,
     dir: tempfile::TempDir,
     datapath: Option<Datapath>,
+    number: u8,
 }
 
 /// A pod of a node.
 pub struct Pod {
     pub ns: Ns,
+    /// Those it has if the node has both families.
     pub ip: Ipv4Addr,
+    pub ip6: Ipv6Addr,
     pub identity: u32,
     pub endpoint: Endpoint,
 }
 
+impl Pod {
+    /// Its address of a family.
+    pub fn address(&self, v6: bool) -> IpAddr {
+        if v6 { self.ip6.into() } else { self.ip.into() }
+    }
+}
+
 impl Node {
-    /// Node `n` of a test: underlay 172.31.0.n, pods 10.n.0.0/24.
+    /// Node `n` of a test: underlay 172.31.0.n and fd31::n, pods 10.n.0.0/24 and fd00:n::/64.
     pub fn new(test: &str, n: u8, attach: Option<AttachMode>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let bpffs = dir.path().join("bpf");
@@ -148,14 +159,24 @@ impl Node {
             cgroup: cgroup.0.clone(),
             state_dir: dir.path().join("state"),
             node_ip: ip,
-            internal_ip: Ipv4Addr::new(10, n, 0, 1),
-            pod_cidr: format!("10.{n}.0.0/24").parse().unwrap(),
+            networks: vec![
+                PodNetwork {
+                    cidr: format!("10.{n}.0.0/24").parse().unwrap(),
+                    internal_ip: Ipv4Addr::new(10, n, 0, 1).into(),
+                    masquerade: false,
+                },
+                PodNetwork {
+                    cidr: format!("fd00:{n}::/64").parse().unwrap(),
+                    internal_ip: format!("fd00:{n}::1").parse().unwrap(),
+                    masquerade: false,
+                },
+            ],
             underlay_mtu: 1500,
             attach,
-            masquerade: false,
             balance: Balance::default(),
         };
-        Self { ns, ip, config, cgroup, dir, datapath: None }
+        let ip6 = Ipv6Addr::new(0xfd31, 0, 0, 0, 0, 0, 0, n.into());
+        Self { ns, ip, ip6, config, cgroup, dir, datapath: None, number: n }
     }
 
     /// Opens the datapath (again), as an agent that starts does.
@@ -187,12 +208,15 @@ impl Node {
     /// Connects pod number `n` with an identity.
     pub fn pod(&mut self, n: u8, identity: u32) -> Pod {
         let ns = Ns::new(None);
-        let ip = Ipv4Addr::from(u32::from(self.config.pod_cidr.network()) + u32::from(n));
+        let ip = Ipv4Addr::new(10, self.number, 0, n);
+        let ip6: Ipv6Addr = format!("fd00:{}::{n:x}", self.number).parse().unwrap();
+        let families = |ip: &IpAddr| self.config.networks.iter().any(|network| network.cidr.contains(ip));
+        let ips: IpPair = [ip.into(), ip6.into()].into_iter().filter(families).collect();
         let spec = EndpointSpec {
             container_id: format!("pod{n}"),
             ifname: "eth0".into(),
             netns: ns.path(),
-            ip,
+            ips,
             pod: PodRef { namespace: "default".into(), name: format!("pod{n}") },
             pod_uid: format!("uid-{n}"),
         };
@@ -201,30 +225,27 @@ impl Node {
             d.set_identity(&endpoint.container_id, NumericIdentity(identity)).unwrap();
             endpoint
         });
-        Pod { ns, ip, identity, endpoint }
+        Pod { ns, ip, ip6, identity, endpoint }
     }
 
     /// Tells this node about pods of others, and about other nodes with their pod CIDRs.
     pub fn learn(&mut self, others: &[(&Pod, Ipv4Addr)], nodes: &[&Node]) {
-        let cidrs: BTreeSet<_> = nodes.iter().map(|n| n.config.pod_cidr).collect();
-        let fallback = nodes.iter().map(|node| IpEntry {
-            prefix: node.config.pod_cidr.into(),
-            identity: NumericIdentity::WORLD,
-            host_ip: Some(node.ip.into()),
+        let networks =
+            || nodes.iter().flat_map(|node| node.config.networks.iter().map(move |n| (n, node.ip)));
+        let cidrs: BTreeSet<_> = networks().map(|(network, _)| network.cidr).collect();
+        let entry = |prefix, identity, host: Ipv4Addr| IpEntry {
+            prefix,
+            identity,
+            host_ip: Some(host.into()),
             key_index: 0,
             pod: None,
+        };
+        let fallback = networks().map(|(network, host)| entry(network.cidr, NumericIdentity::WORLD, host));
+        let pods = others.iter().flat_map(|(pod, host)| {
+            let of_it = move |ip: IpAddr| entry(ip.into(), NumericIdentity(pod.identity), *host);
+            pod.endpoint.ips.iter().map(of_it)
         });
-        let entries: Vec<IpEntry> = others
-            .iter()
-            .map(|(pod, host)| IpEntry {
-                prefix: std::net::IpAddr::V4(pod.ip).into(),
-                identity: NumericIdentity(pod.identity),
-                host_ip: Some((*host).into()),
-                key_index: 0,
-                pod: None,
-            })
-            .chain(fallback)
-            .collect();
+        let entries: Vec<IpEntry> = pods.chain(fallback).collect();
         self.datapath(move |d| {
             d.apply_address(Event::Reset).unwrap();
             entries.into_iter().for_each(|e| d.apply_address(Event::Upsert(e)).unwrap());
@@ -247,15 +268,18 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Joins two nodes by a veth pair that stands for the VPC.
 pub fn underlay(a: &Node, b: &Node) {
     let (tid, a_ip, b_ip) = (b.ns.tid(), a.ip, b.ip);
+    let (a_ip6, b_ip6) = (a.ip6, b.ip6);
     a.ns.run(move || {
         ip("link add eth0 type veth peer name peer0");
         ip(&format!("link set peer0 netns {tid}"));
         ip(&format!("addr add {a_ip}/24 dev eth0"));
+        ip(&format!("addr add {a_ip6}/64 dev eth0 nodad"));
         ip("link set eth0 up");
     });
     b.ns.run(move || {
         ip("link set peer0 name eth0");
         ip(&format!("addr add {b_ip}/24 dev eth0"));
+        ip(&format!("addr add {b_ip6}/64 dev eth0 nodad"));
         ip("link set eth0 up");
     });
 }

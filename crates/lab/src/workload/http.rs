@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -9,6 +10,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Answer;
 use crate::error::Result;
@@ -17,11 +19,22 @@ use crate::runtime::Context;
 /// Longest body of /bytes.
 const MAX_BYTES: usize = 64 << 20;
 
-pub(super) async fn serve(listen: SocketAddr) -> Result<u8> {
+/// Serves until SIGTERM, and then for `drain` more: who has not heard yet that this server goes still asks it.
+pub(super) async fn serve(listen: SocketAddr, drain: Duration) -> Result<u8> {
     let listener = TcpListener::bind(listen).await.what(|| format!("listen on {listen}"))?;
+    let mut terminate = signal(SignalKind::terminate()).what(|| "listen for signals".into())?;
     println!("listening on {listen}");
+    let drained = async {
+        terminate.recv().await;
+        tokio::time::sleep(drain).await;
+    };
+    tokio::pin!(drained);
     loop {
-        let (stream, client) = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut drained => return Ok(0),
+        };
+        let (stream, client) = match accepted {
             Ok(accepted) => accepted,
             Err(e) => {
                 eprintln!("accept: {e}");
@@ -51,7 +64,7 @@ fn answer(request: &Request<Incoming>, client: SocketAddr) -> Response<Full<Byte
         "/shutdown" => {
             // After the answer has left.
             tokio::spawn(async {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 std::process::exit(0);
             });
             ("text/plain", Bytes::from_static(b"shutting down\n"))

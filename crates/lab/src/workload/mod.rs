@@ -9,6 +9,7 @@ mod probe;
 mod request;
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,9 @@ enum Kind {
         /// Address to listen on, as in `:8080`
         #[arg(long, default_value = ":8080", value_parser = listen)]
         listen: SocketAddr,
+        /// Go on for so many seconds after SIGTERM, so that clients have time to notice that it goes
+        #[arg(long, default_value_t = 0)]
+        drain: u64,
     },
     /// Send back what is received over TCP
     TcpEcho {
@@ -61,7 +65,7 @@ impl WorkloadCommand {
     /// If it cannot start.
     pub async fn run(self) -> Result<u8> {
         match self.kind {
-            Kind::Http { listen } => http::serve(listen).await,
+            Kind::Http { listen, drain } => http::serve(listen, Duration::from_secs(drain)).await,
             Kind::TcpEcho { listen } => echo::tcp(listen).await,
             Kind::UdpEcho { listen } => echo::udp(listen).await,
             Kind::Request(request) => request.run().await,

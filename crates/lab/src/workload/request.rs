@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Args;
@@ -12,9 +12,12 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use super::{Answer, resolve};
 use crate::error::{Error, Result};
+use crate::runtime::Context;
 
 /// Who answered how often.
 #[derive(Debug, Default, Serialize)]
@@ -29,6 +32,9 @@ struct Counts {
     pods: BTreeMap<String, u64>,
     /// Failures by what went wrong.
     errors: BTreeMap<String, u64>,
+    /// Milliseconds from the start of the first request that failed to the start of the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failing_ms: Option<u64>,
     /// Client addresses the servers saw.
     clients: BTreeMap<String, u64>,
 }
@@ -66,6 +72,9 @@ impl Counts {
             for (error, n) in &self.errors {
                 println!("{n:>7}  failed: {error}");
             }
+            if let Some(ms) = self.failing_ms {
+                println!("{ms:>7}  ms between the first and the last that failed");
+            }
         }
         u8::from(self.failed > 0)
     }
@@ -82,6 +91,9 @@ pub(super) struct Request {
     /// How many at the same time
     #[arg(long, default_value_t = 8)]
     concurrency: u64,
+    /// Start so many a second, whatever becomes of those before, until --count or SIGTERM
+    #[arg(long, conflicts_with = "concurrency", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
     /// Milliseconds one may take
     #[arg(long, default_value_t = 3000)]
     timeout: u64,
@@ -96,6 +108,9 @@ impl Request {
         let uri: http::Uri = self.url.parse().map_err(|_| wrong())?;
         let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(wrong)?;
         let target = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
+        if let Some(rate) = self.rate {
+            return Ok(self.paced(rate, target, uri).await?.print(self.output == "json"));
+        }
         let left = Arc::new(AtomicU64::new(self.count));
         let mut tasks = Vec::new();
         for _ in 0..self.concurrency.clamp(1, self.count.max(1)) {
@@ -116,6 +131,42 @@ impl Request {
             task.await.unwrap_or_default().into_iter().for_each(|r| counts.add(r));
         }
         Ok(counts.print(self.output == "json"))
+    }
+
+    /// Requests at a constant rate: one that hangs does not delay the next, as with many users.
+    async fn paced(&self, rate: u32, target: String, uri: http::Uri) -> Result<Counts> {
+        let mut stop = signal(SignalKind::terminate()).what(|| "listen for signals".into())?;
+        let limit = Duration::from_millis(self.timeout);
+        let mut due = tokio::time::interval(Duration::from_secs(1) / rate);
+        let (mut running, mut counts) = (JoinSet::new(), Counts::default());
+        let mut failing: Option<(Instant, Instant)> = None;
+        let mut add = |(started, result): (Instant, std::result::Result<Answer, String>)| {
+            if result.is_err() {
+                let (first, last) = failing.unwrap_or((started, started));
+                failing = Some((first.min(started), last.max(started)));
+            }
+            counts.add(result);
+        };
+        for _ in 0..self.count {
+            tokio::select! {
+                _ = due.tick() => {}
+                _ = stop.recv() => break,
+            }
+            let (target, uri) = (target.clone(), uri.clone());
+            running.spawn(async move {
+                let started = Instant::now();
+                let one = tokio::time::timeout(limit, one(&target, &uri)).await;
+                (started, one.unwrap_or_else(|_| Err("timed out".into())))
+            });
+            while let Some(done) = running.try_join_next() {
+                done.into_iter().for_each(&mut add);
+            }
+        }
+        while let Some(done) = running.join_next().await {
+            done.into_iter().for_each(&mut add);
+        }
+        counts.failing_ms = failing.map(|(first, last)| last.duration_since(first).as_millis() as u64);
+        Ok(counts)
     }
 }
 
