@@ -13,7 +13,7 @@ pub(crate) static SOCK: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// Number of the map layouts; maps of another number are left behind, not adopted. Raise it with
 /// every change of a struct in `bpf/lib`.
-const LAYOUT: u32 = 3;
+const LAYOUT: u32 = 4;
 
 /// Where the pins are.
 #[derive(Debug, Clone)]

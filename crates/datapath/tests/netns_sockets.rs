@@ -86,6 +86,19 @@ fn netns_services_of_ipv6() {
     for target in ["[::1]:30080", "[fd00:172::2]:30080"] {
         assert_eq!(client(&a, &a.ns, "tcp", target, 2), only("one", 2), "{target}");
     }
+    // From pod to pod, with the affinity of its network namespace.
+    let (c, one) = (a.pod(5, 65_600), a.pod(6, 65_601));
+    server(&one.ns, (one.ip6, PORT).into(), "pod");
+    let sticky = Balancing { affinity_seconds: 60, ..Balancing::default() };
+    for protocol in [Protocol::TCP, Protocol::UDP] {
+        let backends = [(one.ip6.into(), 1), (addr("fd00::1"), 1)];
+        let balancing = Arc::new(sticky.clone());
+        a.set(Frontend { balancing, ..frontend(l4(addr("fd00:96::11"), 80, protocol), &backends) });
+    }
+    for kind in ["tcp", "udp", "udp-connected"] {
+        let answers = client(&a, &c.ns, kind, "[fd00:96::11]:80", 20);
+        assert_eq!(answers.values().collect::<Vec<_>>(), [&20], "{kind}: {answers:?}");
+    }
     for protocol in [Protocol::TCP, Protocol::UDP] {
         a.set(frontend(l4(addr("fd00:96::10"), 80, protocol), &[]));
     }
