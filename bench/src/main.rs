@@ -10,6 +10,7 @@ mod b2_reads;
 mod b3_watch;
 mod b4_propagation;
 mod b5_bootstrap;
+mod b8_services;
 mod burst;
 mod ipcache;
 mod mesh;
@@ -30,7 +31,7 @@ use clap::Parser;
 /// Side-by-side benchmarks.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Which benchmarks to run, comma separated; all when empty: B1 to B7, B11, ROUTE, IPCACHE, SERVICE, BURST, SCALE
+    /// Which benchmarks to run, comma separated; all when empty: B1 to B8, B11, ROUTE, IPCACHE, SERVICE, BURST, SCALE
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Pairs of samples a case; 7 is the least that is published [default: 7; 1 when short or tiny]
@@ -63,6 +64,7 @@ const BENCHES: &[Bench] = &[
     ("B5", b5_bootstrap::bootstrap),
     ("B6", b5_bootstrap::memory),
     ("B7", b5_bootstrap::churn),
+    ("B8", b8_services::run),
     ("B11", b11_pods::run),
     ("ROUTE", route::run),
     ("IPCACHE", ipcache::run),

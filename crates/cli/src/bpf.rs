@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use causeway_datapath::inspect::{FrontendEntry, Inspector, IpcacheEntry};
+use causeway_datapath::inspect::{BackendEntry, FrontendEntry, Inspector, IpcacheEntry, Scope};
+use causeway_model::lb::Algorithm;
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 
@@ -50,6 +51,8 @@ enum Ipcache {
 enum Lb {
     /// All frontends with their backends
     List,
+    /// Those of which packets choose by Maglev, with the entries of their tables
+    Maglev,
 }
 
 /// Prints what was asked for.
@@ -69,6 +72,11 @@ pub(crate) fn run(args: BpfArgs) -> Result<()> {
         Map::Lb(Lb::List) => {
             let entries = inspector.frontends()?;
             if json { serde_json::to_string_pretty(&entries)? } else { services(&entries) }
+        }
+        Map::Lb(Lb::Maglev) => {
+            let mut entries = inspector.frontends()?;
+            entries.retain(|entry| entry.algorithm == Algorithm::Maglev);
+            if json { serde_json::to_string_pretty(&entries)? } else { maglev(&entries) }
         }
     };
     crate::output::line(&text).context("write the output")
@@ -90,19 +98,59 @@ fn addresses(entries: &[IpcacheEntry]) -> String {
 }
 
 fn services(entries: &[FrontendEntry]) -> String {
-    let mut table = table(&["FRONTEND", "BACKENDS"]);
+    let mut table = table(&["FRONTEND", "KIND", "OPTIONS", "BACKENDS"]);
     for e in entries {
-        let backends = e.backends.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        // A weight is worth a word only where there are different ones.
+        let alike = e.backends.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+        let backend = |b: &BackendEntry| match alike || e.table == 0 {
+            true => b.address.to_string(),
+            false => format!("{} (weight {})", b.address, b.weight),
+        };
+        let backends = e.backends.iter().map(backend).collect::<Vec<_>>().join("\n");
         let backends = if backends.is_empty() { "none: refused".into() } else { backends };
-        table.add_row([e.frontend.to_string(), backends]);
+        table.add_row([e.frontend.to_string(), format!("{:?}", e.kind), options(e), backends]);
+    }
+    table.trim_fmt()
+}
+
+/// What is special about a frontend.
+fn options(e: &FrontendEntry) -> String {
+    let mut words = vec![];
+    match e.scope {
+        Scope::All => {}
+        Scope::External => words.push("external".to_owned()),
+        Scope::Internal => words.push("internal".to_owned()),
+    }
+    if e.algorithm == Algorithm::Maglev {
+        words.push("maglev".into());
+    }
+    if e.affinity_seconds > 0 {
+        words.push(format!("affinity {} s", e.affinity_seconds));
+    }
+    words.extend(e.source_ranges.map(|ranges| format!("{ranges:?} ranges").to_lowercase()));
+    if e.dsr {
+        words.push("dsr".into());
+    }
+    if words.is_empty() { "-".into() } else { words.join(", ") }
+}
+
+fn maglev(entries: &[FrontendEntry]) -> String {
+    let mut table = table(&["FRONTEND", "ENTRIES", "BACKEND", "OF THEM"]);
+    for e in entries {
+        for b in &e.backends {
+            let row =
+                [e.frontend.to_string(), e.table.to_string(), b.address.to_string(), b.weight.to_string()];
+            table.add_row(row);
+        }
     }
     table.trim_fmt()
 }
 
 #[cfg(test)]
 mod tests {
+    use causeway_datapath::inspect::Ranges;
     use causeway_model::Protocol;
-    use causeway_model::lb::L4Addr;
+    use causeway_model::lb::{FrontendKind, L4Addr};
 
     use super::*;
 
@@ -120,13 +168,40 @@ mod tests {
         assert_eq!(rows[2], ["10.2.0.5/32", "131100", "-", "0"]);
 
         let address = |ip: &str, port| L4Addr { ip: ip.parse().unwrap(), port, protocol: Protocol::TCP };
-        let frontend = address("10.96.0.1", 80);
-        let backends = vec![address("10.2.0.5", 8080), address("fd00::1", 8080)];
-        let text = services(&[
-            FrontendEntry { frontend, backends },
-            FrontendEntry { frontend: address("10.96.0.2", 80), backends: vec![] },
-        ]);
-        assert!(text.contains("10.96.0.1:80/TCP") && text.contains("[fd00::1]:8080/TCP"), "{text}");
-        assert!(text.contains("none: refused"), "{text}");
+        let entry = FrontendEntry {
+            frontend: address("10.96.0.1", 80),
+            kind: FrontendKind::ClusterIP,
+            scope: Scope::All,
+            algorithm: Algorithm::Random,
+            affinity_seconds: 0,
+            source_ranges: None,
+            dsr: false,
+            table: 0,
+            backends: vec![BackendEntry { address: address("10.2.0.5", 8080), weight: 1 }],
+        };
+        let special = FrontendEntry {
+            frontend: address("0.0.0.0", 30080),
+            kind: FrontendKind::NodePort,
+            scope: Scope::External,
+            algorithm: Algorithm::Maglev,
+            affinity_seconds: 30,
+            source_ranges: Some(Ranges::Deny),
+            dsr: true,
+            table: 4,
+            backends: vec![
+                BackendEntry { address: address("10.2.0.5", 8080), weight: 1 },
+                BackendEntry { address: address("fd00::1", 8080), weight: 3 },
+            ],
+        };
+        let text = services(&[entry.clone(), special.clone(), FrontendEntry { backends: vec![], ..entry }]);
+        let rows: Vec<&str> = text.lines().map(str::trim_end).collect();
+        assert!(rows[1].starts_with("10.96.0.1:80/TCP") && rows[1].ends_with("10.2.0.5:8080/TCP"), "{text}");
+        assert!(rows[2].contains("NodePort"), "{text}");
+        assert!(rows[2].contains("external, maglev, affinity 30 s, deny ranges, dsr"), "{text}");
+        assert!(rows[3].contains("[fd00::1]:8080/TCP (weight 3)"), "{text}");
+        assert!(rows[4].contains("none: refused"), "{text}");
+        let text = maglev(&[special]);
+        let row: Vec<&str> = text.lines().nth(2).unwrap().split_whitespace().collect();
+        assert_eq!(row, ["0.0.0.0:30080/TCP", "4", "[fd00::1]:8080/TCP", "3"]);
     }
 }

@@ -8,17 +8,15 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+mod load;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::{Node, Ns, ip, underlay};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use load::{connect, exchange, per_exchange, pin};
 
-/// The core of single-core cases.
-const CORE: usize = 1;
 /// Bytes a write of the throughput case.
 const CHUNK: usize = 128 << 10;
 /// Exchanges before the clock starts.
@@ -103,10 +101,10 @@ fn measure(case: &str, duration: Duration, client: &Ns, server: &Ns, to: Ipv4Add
         match case.as_str() {
             "rr" => {
                 let mut stream = connect(address);
-                per_exchange(duration, || exchange(&mut stream))
+                per_exchange(WARM_UP, duration, || exchange(&mut stream))
             }
             "crr" => {
-                let each = per_exchange(duration, || exchange(&mut connect(address)));
+                let each = per_exchange(WARM_UP, duration, || exchange(&mut connect(address)));
                 let _ = connect(address).write_all(b"Q");
                 each
             }
@@ -140,32 +138,6 @@ fn serve(case: &str, listener: &TcpListener) {
     }
 }
 
-fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).expect("the pod answers");
-    stream.set_nodelay(true).expect("a TCP option");
-    stream
-}
-
-fn exchange(stream: &mut TcpStream) {
-    let mut byte = *b"x";
-    stream.write_all(&byte).expect("the peer is there");
-    stream.read_exact(&mut byte).expect("the peer answers");
-}
-
-/// Microseconds each call takes, on average over `duration` after the warm-up.
-fn per_exchange(duration: Duration, mut call: impl FnMut()) -> f64 {
-    let run = |limit: Duration, call: &mut dyn FnMut()| {
-        let (start, mut count) = (Instant::now(), 0u64);
-        while start.elapsed() < limit {
-            (0..32).for_each(|_| call());
-            count += 32;
-        }
-        start.elapsed().as_secs_f64() * 1e6 / count as f64
-    };
-    run(WARM_UP, &mut call);
-    run(duration, &mut call)
-}
-
 /// Gigabits a second that can be written.
 fn throughput(mut stream: TcpStream, duration: Duration) -> f64 {
     let chunk = vec![7; CHUNK];
@@ -179,14 +151,4 @@ fn throughput(mut stream: TcpStream, duration: Duration) -> f64 {
     };
     run(WARM_UP);
     run(duration)
-}
-
-fn pin(pinned: bool) {
-    if pinned {
-        let mut cores = CpuSet::new();
-        // A machine with one core has no second one to pin to, and needs none.
-        if cores.set(CORE).is_ok() && sched_setaffinity(Pid::from_raw(0), &cores).is_err() {
-            eprintln!("core {CORE} cannot be pinned; running unpinned");
-        }
-    }
 }

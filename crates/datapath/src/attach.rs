@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{CgroupAttachMode, Program, ProgramError, SchedClassifier, TcAttachType};
 
 use crate::Error;
 
@@ -123,26 +124,36 @@ pub(crate) fn forget(hook: Hook<'_>, links: &Path) {
 
 /// Attaches a socket program to a cgroup in place of the one an earlier process attached. For a
 /// moment both run, which is harmless: what the first has translated is no service to the second.
-pub(crate) fn cgroup(
-    program: &mut CgroupSockAddr,
-    name: &str,
-    cgroup: &Path,
-    links: &Path,
-) -> Result<(), Error> {
+pub(crate) fn cgroup(object: &mut Ebpf, name: &str, cgroup: &Path, links: &Path) -> Result<(), Error> {
     let failed =
         |source| Error::Program { program: name.to_owned(), what: "attach", source: Box::new(source) };
     let dir =
         File::open(cgroup).map_err(|e| Error::io(format!("open the cgroup {}", cgroup.display()), e))?;
-    // Links share a cgroup whatever their number; the kernel refuses flags that would say so.
-    let id = program.attach(&dir, CgroupAttachMode::Single).map_err(failed)?;
-    let link = program.take_link(id).map_err(failed)?;
     let (path, fresh) = (links.join(name), links.join(format!("{name}_new")));
     let pin = |why: String| Error::Pin { path: path.clone(), why };
-    let link = FdLink::try_from(link).map_err(|e| pin(e.to_string()))?;
+    // Links share a cgroup whatever their number; the kernel refuses flags that would say so.
+    let mode = CgroupAttachMode::Single;
+    let link = match object.program_mut(name) {
+        Some(Program::CgroupSockAddr(program)) => {
+            let id = program.attach(&dir, mode).map_err(failed)?;
+            FdLink::try_from(program.take_link(id).map_err(failed)?)
+        }
+        Some(Program::CgroupSock(program)) => {
+            let id = program.attach(&dir, mode).map_err(failed)?;
+            FdLink::try_from(program.take_link(id).map_err(failed)?)
+        }
+        _ => panic!("the embedded object has no socket program {name}"),
+    };
+    let link = link.map_err(|e| pin(e.to_string()))?;
     let _ = std::fs::remove_file(&fresh);
     link.pin(&fresh).map_err(|e| pin(e.to_string()))?;
     let _ = std::fs::remove_file(&path);
     std::fs::rename(&fresh, &path).map_err(|e| pin(e.to_string()))
+}
+
+/// Detaches a socket program that an earlier process attached, if one did.
+pub(crate) fn detach(name: &str, links: &Path) {
+    let _ = std::fs::remove_file(links.join(name));
 }
 
 fn failed(hook: Hook<'_>, source: ProgramError) -> Error {

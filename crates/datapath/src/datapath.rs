@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-use causeway_model::{Event, IpEntry, NumericIdentity, lb};
+use causeway_model::{Event, IpEntry, NumericIdentity, Protocol, lb};
 use ipnet::IpNet;
 
 use crate::addresses::{Addresses, Stats};
@@ -12,10 +12,12 @@ use crate::attach::{self, AttachMode, Hook};
 use crate::endpoint::{self, Endpoint, EndpointSpec, Records};
 use crate::frontends::Frontends;
 use crate::maps::ipcache::Ipcache;
+use crate::maps::lb::{Flow, L4};
 use crate::maps::metrics::{Counter, Metrics};
 use crate::maps::{Address, Table, endpoint as map};
-use crate::object::{Objects, Pins, classifier, sock_addr};
-use crate::{Error, IpPair, masquerade, netlink};
+use crate::nodes::NodeAddresses;
+use crate::object::{Objects, Pins, classifier};
+use crate::{Balance, Error, IpPair, masquerade, netlink, terminate};
 
 /// The tunnel device, under the name Cilium gives it.
 const VXLAN: &str = "cilium_vxlan";
@@ -27,7 +29,7 @@ pub const TUNNEL_OVERHEAD: u32 = 50;
 const MIN_MTU_V6: u32 = 1280;
 
 /// The socket programs, by their names in `bpf_sock.bpf.c`.
-const SOCKET_PROGRAMS: [&str; 8] = [
+const SOCKET_PROGRAMS: [&str; 9] = [
     "sock_connect4",
     "sock_sendmsg4",
     "sock_recvmsg4",
@@ -36,7 +38,10 @@ const SOCKET_PROGRAMS: [&str; 8] = [
     "sock_sendmsg6",
     "sock_recvmsg6",
     "sock_getpeername6",
+    "sock_release",
 ];
+/// Those that keep processes of the node off the ports of services.
+const BIND_PROGRAMS: [&str; 2] = ["sock_post_bind4", "sock_post_bind6"];
 
 /// What a node's datapath is told at start.
 #[derive(Debug, Clone)]
@@ -55,6 +60,8 @@ pub struct Config {
     pub underlay_mtu: u32,
     /// How to attach programs; `None` = whichever the kernel has.
     pub attach: Option<AttachMode>,
+    /// How services are balanced.
+    pub balance: Balance,
 }
 
 /// A node's part of the pod network, of one address family.
@@ -115,6 +122,8 @@ pub struct Datapath {
     objects: Objects,
     addresses: Addresses,
     frontends: Frontends,
+    nodes: NodeAddresses,
+    flows: Table<Flow, L4>,
     by_address: Table<Address, map::Endpoint>,
     by_interface: Table<u32, map::Endpoint>,
     metrics: Metrics,
@@ -152,12 +161,11 @@ impl Datapath {
         for scope in ["all", "default", VXLAN] {
             netlink::sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
         }
-        let mut objects = Objects::load(&pins, vxlan)?;
+        let mut objects = Objects::load(&pins, vxlan, netlink::cookie()?, &config.balance)?;
         let addresses = Addresses::new(Ipcache::take(&mut objects.lxc)?, IpAddr::V4(config.node_ip));
-        let frontends = Frontends::new(
-            Table::take(&mut objects.sock, "cw_lb_frontends")?,
-            Table::take(&mut objects.sock, "cw_lb_slots")?,
-        )?;
+        let frontends = Frontends::take(&mut objects.sock, config.balance.clone())?;
+        let nodes = NodeAddresses::take(&mut objects.sock)?;
+        let flows = Table::take(&mut objects.sock, "cw_lb_reverse")?;
         let by_address = Table::take(&mut objects.lxc, "cw_endpoints")?;
         let by_interface = Table::take(&mut objects.lxc, "cw_interfaces")?;
         let metrics = Metrics::take(&mut objects.lxc)?;
@@ -178,6 +186,8 @@ impl Datapath {
             objects,
             addresses,
             frontends,
+            nodes,
+            flows,
             by_address,
             by_interface,
             metrics,
@@ -197,8 +207,13 @@ impl Datapath {
             attach::classifier(classifier(&mut self.objects.overlay, program), hook, self.attach, links)?;
         }
         for program in SOCKET_PROGRAMS {
-            let loaded = sock_addr(&mut self.objects.sock, program);
-            attach::cgroup(loaded, program, &self.config.cgroup, links)?;
+            attach::cgroup(&mut self.objects.sock, program, &self.config.cgroup, links)?;
+        }
+        for program in BIND_PROGRAMS {
+            match self.config.balance.protect_ports {
+                true => attach::cgroup(&mut self.objects.sock, program, &self.config.cgroup, links)?,
+                false => attach::detach(program, links),
+            }
         }
         Ok(())
     }
@@ -247,6 +262,53 @@ impl Datapath {
     /// [`Error::Map`]
     pub fn apply_frontend(&mut self, event: Event<lb::Frontend>) -> Result<(), Error> {
         self.frontends.apply(event)
+    }
+
+    /// At which addresses NodePorts answer: those of all nodes of this cluster (true: of this one), and
+    /// of no other cluster's. What an earlier process left stays until these are `complete`.
+    ///
+    /// # Errors
+    /// [`Error::Map`]; the next call repairs what an error left undone.
+    pub fn set_node_addresses(
+        &mut self,
+        addresses: &BTreeMap<IpAddr, bool>,
+        complete: bool,
+    ) -> Result<(), Error> {
+        self.nodes.set(addresses, complete)
+    }
+
+    /// Ends the sockets of this node and its pods that talk to backends which no frontend has any more,
+    /// since the last call: of UDP always, of TCP where that is wanted. Their processes connect again,
+    /// to another backend. To be called after changes of frontends; costs nothing where no backend has
+    /// gone. A pod whose sockets cannot be looked at is a warning.
+    ///
+    /// Returns how many sockets were ended.
+    pub fn end_stale_sockets(&mut self) -> usize {
+        let mut vanished = self.frontends.take_vanished();
+        let udp = Protocol::UDP.number();
+        vanished.retain(|backend| backend.protocol == udp || self.config.balance.terminate_tcp);
+        if vanished.is_empty() {
+            return 0;
+        }
+        let pods = self.endpoints.values().map(|endpoint| Some(endpoint.netns.as_path()));
+        let mut ended = 0;
+        for netns in [None].into_iter().chain(pods) {
+            match terminate::end(netns, &vanished, &mut self.flows) {
+                Ok(count) => ended += count,
+                Err(error) => {
+                    let netns = netns.map_or("the node's own".into(), |path| path.to_string_lossy());
+                    tracing::warn!(%error, %netns, "sockets may go on talking to a backend that is gone");
+                }
+            }
+        }
+        if ended > 0 {
+            tracing::info!(
+                sockets = ended,
+                backends = vanished.len(),
+                "sockets to backends that are gone were ended"
+            );
+        }
+        ended
     }
 
     /// Compares all maps with what should be in them and applies the difference.

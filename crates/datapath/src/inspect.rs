@@ -6,16 +6,21 @@
 //! disagree.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use causeway_model::lb::L4Addr;
+use causeway_model::lb::{Algorithm, FrontendKind, L4Addr};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use crate::Error;
 use crate::maps::Table;
+pub use crate::maps::Usage;
 use crate::maps::ipcache::{Ipcache, Remote};
-use crate::maps::lb::{Frontend, L4, Slot};
+use crate::maps::lb::{
+    Affinity, Client, DENY_RANGES, DSR, Flow, Frontend, INTERNAL, L4, MAGLEV, Match, SOURCE_RANGES, Slot,
+    TWO_SCOPES, TableKey, kind_of,
+};
+use crate::maps::lookup::{LookupTables, SourceRanges};
 use crate::object::Pins;
 
 /// How often a frontend is read again when its table was replaced under the reader.
@@ -34,31 +39,85 @@ pub struct IpcacheEntry {
     pub encrypt_key: u8,
 }
 
-/// One frontend with its backends, in the order of their slots.
+/// Whom a list of backends is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// All clients.
+    All,
+    /// Clients outside the cluster; those inside have another list.
+    External,
+    /// Clients inside the cluster.
+    Internal,
+}
+
+/// What source ranges are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ranges {
+    /// Only clients of these may use the frontend.
+    Allow,
+    /// Clients of these may not.
+    Deny,
+}
+
+/// One list of a frontend with its backends, in the order of their slots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FrontendEntry {
-    /// What clients connect to.
+    /// What clients connect to; an unspecified address is every node's.
     #[serde(serialize_with = "text")]
     pub frontend: L4Addr,
-    /// Who answers; empty = connections are refused.
-    #[serde(serialize_with = "texts")]
-    pub backends: Vec<L4Addr>,
+    /// What makes it a frontend.
+    #[serde(serialize_with = "words")]
+    pub kind: FrontendKind,
+    /// Whom the list is for.
+    pub scope: Scope,
+    /// How packets from outside choose; sockets always choose at random.
+    #[serde(serialize_with = "words")]
+    pub algorithm: Algorithm,
+    /// How long after its last use a client keeps its backend, seconds; 0 = it does not.
+    pub affinity_seconds: u32,
+    /// Whether there are source ranges.
+    pub source_ranges: Option<Ranges>,
+    /// Backends on other nodes answer the client directly.
+    pub dsr: bool,
+    /// Entries of the lookup table; 0 = there is none.
+    pub table: u32,
+    /// Who gets new connections; empty = they are refused.
+    pub backends: Vec<BackendEntry>,
+}
+
+/// A backend and how much of the new connections it gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct BackendEntry {
+    /// Where it listens.
+    #[serde(serialize_with = "text")]
+    pub address: L4Addr,
+    /// Its share, against the sum of all: its entries in the lookup table, or 1 where there is none.
+    pub weight: u32,
 }
 
 fn text<S: Serializer>(address: &L4Addr, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(address)
 }
 
-fn texts<S: Serializer>(addresses: &[L4Addr], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(addresses.iter().map(L4Addr::to_string))
+fn words<T: std::fmt::Debug, S: Serializer>(name: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{name:?}"))
 }
 
 /// The pinned maps of one node.
 #[derive(Debug)]
 pub struct Inspector {
+    pins: PathBuf,
     ipcache: Ipcache,
     frontends: Table<L4, Frontend>,
     slots: Table<Slot, L4>,
+    tables: LookupTables,
+    backends: Table<L4, u32>,
+    affinity: Table<Client, Affinity>,
+    flows: Table<Flow, L4>,
+    matches: Table<Match, u32>,
+    ranges: SourceRanges,
 }
 
 impl Inspector {
@@ -71,9 +130,16 @@ impl Inspector {
     pub fn open(bpffs: &Path) -> Result<Self, Error> {
         let pins = Pins::at(bpffs).maps;
         Ok(Self {
+            pins: pins.clone(),
             ipcache: Ipcache::open(&pins)?,
             frontends: Table::open(&pins, "cw_lb_frontends")?,
             slots: Table::open(&pins, "cw_lb_slots")?,
+            tables: LookupTables::open(&pins)?,
+            backends: Table::open(&pins, "cw_lb_backends")?,
+            affinity: Table::open(&pins, "cw_lb_affinity")?,
+            flows: Table::open(&pins, "cw_lb_reverse")?,
+            matches: Table::open(&pins, "cw_lb_matches")?,
+            ranges: SourceRanges::open(&pins)?,
         })
     }
 
@@ -95,21 +161,66 @@ impl Inspector {
         Ok(self.ipcache.lookup(ip)?.map(entry))
     }
 
-    /// All frontends, sorted.
+    /// All lists of all frontends, sorted.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn frontends(&self) -> Result<Vec<FrontendEntry>, Error> {
         let mut all = Vec::new();
         for (key, _) in self.frontends.entries()? {
-            let Some(frontend) = key.model() else { continue };
             // Gone since the listing is gone.
-            if let Some(backends) = self.backends(frontend)? {
-                all.push(FrontendEntry { frontend, backends });
-            }
+            all.extend(self.list(key)?);
         }
-        all.sort_by_key(|e| e.frontend);
+        all.sort_by_key(|e| (e.frontend, e.scope));
         Ok(all)
+    }
+
+    fn list(&self, key: L4) -> Result<Option<FrontendEntry>, Error> {
+        let Some((frontend, backends, table)) = self.whole(key)? else { return Ok(None) };
+        let (Some(address), Some(kind)) = (key.model(), kind_of(frontend.kind)) else { return Ok(None) };
+        let has = |flag| frontend.flags & flag != 0;
+        let mut weights = vec![u32::from(table.is_empty()); backends.len()];
+        for entry in table {
+            weights.get_mut(usize::from(entry)).into_iter().for_each(|weight| *weight += 1);
+        }
+        let backends = backends.into_iter().zip(weights);
+        Ok(Some(FrontendEntry {
+            frontend: address,
+            kind,
+            scope: match (key.scope, has(TWO_SCOPES)) {
+                (INTERNAL, _) => Scope::Internal,
+                (_, true) => Scope::External,
+                (_, false) => Scope::All,
+            },
+            algorithm: if has(MAGLEV) { Algorithm::Maglev } else { Algorithm::Random },
+            affinity_seconds: frontend.affinity,
+            source_ranges: has(SOURCE_RANGES).then_some(if has(DENY_RANGES) {
+                Ranges::Deny
+            } else {
+                Ranges::Allow
+            }),
+            dsr: has(DSR),
+            table: frontend.entries,
+            backends: backends.map(|(address, weight)| BackendEntry { address, weight }).collect(),
+        }))
+    }
+
+    /// How full the maps are whose entries grow with the mesh or with traffic.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn usage(&self) -> Result<Vec<Usage>, Error> {
+        Ok(vec![
+            self.ipcache.usage()?,
+            self.affinity.usage()?,
+            self.backends.usage()?,
+            self.frontends.usage()?,
+            self.matches.usage()?,
+            self.flows.usage()?,
+            self.slots.usage()?,
+            self.ranges.usage(&self.pins)?,
+            self.tables.usage(&self.pins)?,
+        ])
     }
 
     /// How many slots there are, of all frontends.
@@ -120,23 +231,33 @@ impl Inspector {
         Ok(self.slots.entries()?.len())
     }
 
-    /// The backends of one frontend; `None` if there is no such frontend.
+    /// The backends of one frontend, of its list for clients outside if it has two; `None` if there is no
+    /// such frontend.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn backends(&self, frontend: L4Addr) -> Result<Option<Vec<L4Addr>>, Error> {
+        Ok(self.whole(frontend.into())?.map(|(_, backends, _)| backends))
+    }
+
+    /// A frontend, its slots and its lookup table.
+    fn whole(&self, key: L4) -> Result<Option<(Frontend, Vec<L4Addr>, Vec<u16>)>, Error> {
         let mut read = None;
         for _ in 0..RETRIES {
-            let Some(found) = self.frontends.get(&frontend.into())? else { return Ok(None) };
-            let Frontend { service, generation, count, .. } = found;
+            let Some(frontend) = self.frontends.get(&key)? else { return Ok(None) };
+            let Frontend { service, generation, count, entries, .. } = frontend;
             let mut backends = Vec::new();
             for index in 0..count {
                 let slot = self.slots.get(&Slot { service, generation, index })?;
                 backends.extend(slot.and_then(|backend| backend.model()));
             }
+            let table = match entries {
+                0 => Some(vec![]),
+                _ => self.tables.get(TableKey { service, generation }, entries)?,
+            };
             // A table that is complete was not replaced while it was read.
-            let complete = u32::try_from(backends.len()) == Ok(count);
-            read = Some(backends);
+            let complete = u32::try_from(backends.len()) == Ok(count) && table.is_some();
+            read = Some((frontend, backends, table.unwrap_or_default()));
             if complete {
                 break;
             }

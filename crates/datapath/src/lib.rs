@@ -12,6 +12,7 @@
 
 mod addresses;
 mod attach;
+mod balance;
 pub mod cni;
 mod datapath;
 mod endpoint;
@@ -20,15 +21,20 @@ mod frontends;
 pub mod inspect;
 mod ip_pair;
 pub mod ipam;
+mod maglev;
 mod maps;
 mod masquerade;
 mod netlink;
+mod nodes;
 mod object;
+mod terminate;
 
 pub use addresses::Stats;
 pub use attach::AttachMode;
+pub use balance::{Balance, Sizes};
 pub use datapath::{Config, Datapath, PodNetwork, TUNNEL_OVERHEAD};
 pub use endpoint::{Endpoint, EndpointSpec};
 pub use error::Error;
 pub use ip_pair::IpPair;
+pub use maglev::{Maglev, SIZES as MAGLEV_SIZES};
 pub use maps::metrics::Counter;

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
+use aya::programs::{Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 
-use crate::Error;
+use crate::{Balance, Error};
 
 pub(crate) static LXC: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bpf_lxc.bpf.o"));
 static OVERLAY: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bpf_overlay.bpf.o"));
@@ -13,7 +13,7 @@ pub(crate) static SOCK: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// Number of the map layouts; maps of another number are left behind, not adopted. Raise it with
 /// every change of a struct in `bpf/lib`.
-const LAYOUT: u32 = 3;
+const LAYOUT: u32 = 4;
 
 /// Where the pins are.
 #[derive(Debug, Clone)]
@@ -60,13 +60,21 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
-    /// Loads everything; `vxlan` is the index of the tunnel device.
-    pub(crate) fn load(pins: &Pins, vxlan: u32) -> Result<Self, Error> {
+    /// Loads everything; `vxlan` is the index of the tunnel device, `netns` the cookie of the node's
+    /// own network namespace.
+    pub(crate) fn load(pins: &Pins, vxlan: u32, netns: u64, balance: &Balance) -> Result<Self, Error> {
+        let host_netns_only = u32::from(balance.host_netns_only);
         let load = |object: &'static str, bytes: &[u8], tunnel: bool| {
             let mut loader = EbpfLoader::new();
             loader.default_map_pin_directory(&pins.maps);
             if tunnel {
                 loader.override_global("VXLAN_IFINDEX", &vxlan, object == "bpf_lxc");
+            } else {
+                loader.override_global("HOST_NETNS_COOKIE", &netns, true);
+                loader.override_global("HOST_NETNS_ONLY", &host_netns_only, true);
+            }
+            for (map, size) in balance.sizes.maps() {
+                loader.map_max_entries(map, size);
             }
             let mut loaded =
                 loader.load(bytes).map_err(|source| Error::Load { object, source: Box::new(source) })?;
@@ -74,6 +82,7 @@ impl Objects {
                 let result = match program {
                     Program::SchedClassifier(p) => p.load(),
                     Program::CgroupSockAddr(p) => p.load(),
+                    Program::CgroupSock(p) => p.load(),
                     _ => continue,
                 };
                 result.map_err(|source| Error::Program {
@@ -98,12 +107,4 @@ pub(crate) fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> &'a mut SchedC
         .program_mut(name)
         .and_then(|program| program.try_into().ok())
         .unwrap_or_else(|| panic!("the embedded object has no classifier {name}"))
-}
-
-/// A socket-address program of a loaded object.
-pub(crate) fn sock_addr<'a>(object: &'a mut Ebpf, name: &str) -> &'a mut CgroupSockAddr {
-    object
-        .program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .unwrap_or_else(|| panic!("the embedded object has no socket program {name}"))
 }

@@ -4,122 +4,34 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Command, Output};
-use std::time::Duration;
+use std::net::Ipv4Addr;
 
 use causeway_datapath::inspect::Inspector;
 use causeway_model::lb::{Backend, Frontend, L4Addr};
 use causeway_model::{Event, Protocol, ServiceKey};
+use common::client::{PORT, answers, spawn};
 use common::{Node, Pod, underlay};
 
-const DEADLINE: Duration = Duration::from_secs(20);
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
-/// Not a test of its own: what the client processes run, chosen by the environment.
+/// Not a test of its own: what the client processes run.
 #[test]
 fn client_process() {
-    let Ok(wish) = std::env::var("CAUSEWAY_TEST_CLIENT") else { return };
-    let (kind, count) = wish.split_once(' ').unwrap();
-    let service = SocketAddr::from((SERVICE, 80));
-    let mapped = SocketAddr::V6(SocketAddrV6::new(SERVICE.to_ipv6_mapped(), 80, 0, 0));
-    for _ in 0..count.parse().unwrap() {
-        let answer = match kind {
-            "tcp" => tcp(service),
-            "tcp6" => tcp(mapped),
-            "udp" => udp_unconnected(service),
-            "udp6" => udp_unconnected(mapped),
-            "udp-connected" => udp_connected(service),
-            _ => panic!("unknown wish {wish}"),
-        };
-        println!("answer {answer}");
-    }
+    common::client::process();
 }
 
-fn tcp(service: SocketAddr) -> String {
-    let mut stream = match TcpStream::connect_timeout(&service, DEADLINE) {
-        Ok(stream) => stream,
-        Err(error) => return format!("{:?}", error.kind()),
+/// Runs clients of the service in a pod; how often each answer came.
+fn client(node: &Node, pod: &Pod, kind: &str, count: usize) -> BTreeMap<String, usize> {
+    let (kind, target) = match kind.strip_suffix('6') {
+        Some(kind) => (kind, format!("[{}]:80", SERVICE.to_ipv6_mapped())),
+        None => (kind, format!("{SERVICE}:80")),
     };
-    assert_eq!(stream.peer_addr().unwrap(), service, "getpeername shows the service");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
+    common::client::client(node, &pod.ns, kind, &target, count)
 }
 
-fn udp_unconnected(service: SocketAddr) -> String {
-    let socket = UdpSocket::bind(if service.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
-    socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    if let Err(error) = socket.send_to(b"?", service) {
-        return format!("{:?}", error.kind());
-    }
-    let mut answer = [0; 64];
-    let (n, from) = socket.recv_from(&mut answer).unwrap();
-    assert_eq!(from, service, "recvmsg shows the service");
-    String::from_utf8_lossy(&answer[..n]).into_owned()
-}
-
-fn udp_connected(service: SocketAddr) -> String {
-    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    socket.connect(service).unwrap();
-    assert_eq!(socket.peer_addr().unwrap(), service, "getpeername shows the service");
-    socket.send(b"?").unwrap();
-    let mut answer = [0; 64];
-    let n = socket.recv(&mut answer).unwrap();
-    String::from_utf8_lossy(&answer[..n]).into_owned()
-}
-
-/// Runs [`client_process`] in a pod and the node's cgroup; how often each answer came.
-fn client(node: &Node, pod: &Pod, kind: &'static str, count: usize) -> BTreeMap<String, usize> {
-    let procs = node.cgroup.0.join("cgroup.procs");
-    answers(&pod.ns.run(move || spawn_client(procs, kind, count)))
-}
-
-/// Runs [`client_process`] in the calling thread's namespaces and a cgroup.
-fn spawn_client(procs: PathBuf, kind: &str, count: usize) -> Output {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", "client_process", "--nocapture", "--test-threads=1"])
-        .env("CAUSEWAY_TEST_CLIENT", format!("{kind} {count}"));
-    // SAFETY: writing "0" to cgroup.procs moves the child itself; it allocates nothing that
-    // another thread of the parent could hold locked.
-    unsafe { command.pre_exec(move || std::fs::write(&procs, "0")) };
-    command.output().unwrap()
-}
-
-/// How often each answer came.
-fn answers(output: &Output) -> BTreeMap<String, usize> {
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    let mut answers = BTreeMap::new();
-    for answer in text.lines().filter_map(|line| line.split_once("answer ").map(|(_, a)| a)) {
-        *answers.entry(answer.to_owned()).or_insert(0) += 1;
-    }
-    answers
-}
-
-/// Answers every TCP connection and every datagram with the pod's name, until the test ends.
+/// Answers with the pod's name until the test ends.
 fn server(pod: &Pod, name: &'static str) {
-    let ip = pod.ip;
-    pod.ns.run(move || {
-        let listener = TcpListener::bind((ip, 8080)).unwrap();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let _ = stream.and_then(|mut s| s.write_all(name.as_bytes()));
-            }
-        });
-        let socket = UdpSocket::bind((ip, 8080)).unwrap();
-        std::thread::spawn(move || {
-            let mut data = [0; 64];
-            while let Ok((_, from)) = socket.recv_from(&mut data) {
-                let _ = socket.send_to(name.as_bytes(), from);
-            }
-        });
-    });
+    common::client::server(&pod.ns, (pod.ip, PORT).into(), name);
 }
 
 fn frontend(protocol: Protocol, backends: &[&Pod]) -> Event<Frontend> {
@@ -182,7 +94,7 @@ fn netns_a_switch_of_backends_is_never_seen_half_done() {
     let (mut a, c, local, other) = one_node("swap");
     serve(&mut a, &[&local]);
     let procs = a.cgroup.0.join("cgroup.procs");
-    let asking = c.ns.start(move || spawn_client(procs, "tcp", 300));
+    let asking = c.ns.start(move || spawn(procs, &format!("tcp {SERVICE}:80 300")));
     // The table shrinks and grows all the while: a lookup between two writes would find no slot.
     let output = loop {
         for backends in [&[&other][..], &[&local, &other], &[&other, &local, &other, &local], &[&local]] {

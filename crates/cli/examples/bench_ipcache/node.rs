@@ -43,6 +43,7 @@ impl Node {
             }],
             underlay_mtu: 1500,
             attach: None,
+            balance: causeway_datapath::Balance::default(),
         };
         // The network is that of a thread that ends; the maps are ours.
         let opened = std::thread::spawn(move || -> Result<Datapath, String> {

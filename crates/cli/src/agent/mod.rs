@@ -7,11 +7,13 @@
 //! ```
 
 mod api;
+mod balance;
 mod cidrs;
 mod cni_install;
 mod deletions;
 mod endpoints;
 mod node;
+mod node_addresses;
 mod owner;
 mod report;
 mod state;
@@ -34,6 +36,7 @@ use causeway_mesh::remote::{self, RemoteClusters};
 use clap::Args;
 use ipnet::IpNet;
 
+use crate::metrics::pressure::Pressure;
 use crate::metrics::remotes::Remotes;
 use crate::settings::{self, DaemonArgs, cluster_info};
 use crate::{kubeclient, metrics, names};
@@ -98,7 +101,7 @@ pub(crate) struct AgentArgs {
 
 /// Runs until told to stop.
 pub(crate) async fn run(args: AgentArgs) -> Result<()> {
-    let config = args.daemon.load(&[&KEYS], |loader| {
+    let config = args.daemon.load(&[&KEYS, &balance::KEYS], |loader| {
         loader
             .flag("clustermesh-cache-ttl", args.clustermesh_cache_ttl)
             .flag("bpf-root", args.bpf_root.as_deref().map(Path::display))
@@ -137,6 +140,7 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
         networks: pools.iter().map(network).collect(),
         underlay_mtu: node::underlay_mtu(facts.node_ip),
         attach: None,
+        balance: balance::settings(&config)?,
     };
     let mtu = datapath.underlay_mtu - causeway_datapath::TUNNEL_OVERHEAD;
     let owner = Owner::start(move || Datapath::open(datapath)).await.context("open the datapath")?;
@@ -159,6 +163,9 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
         status: remotes.status(),
         global_services: Some(global_services.clone()),
     });
+    let pressure = Pressure::default();
+    health.metrics.collect(pressure.clone());
+    shutdown.spawn(pressure.follow(config.require("bpf-root")?, token.clone()));
     let sources = state::Sources::new(&client, &info, &config, remote_events, remotes.status())?;
     shutdown.spawn_vital("state", state.run(sources, guards, sync_timeout, token.clone()));
 

@@ -20,6 +20,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::cidrs::PodCidrs;
+use super::node_addresses::NodeAddresses;
 use super::owner::Owner;
 
 /// How soon a failed write into the kernel is tried again.
@@ -72,6 +73,7 @@ pub(super) struct State {
     cidrs: PodCidrs,
     /// The kernel does not have them as they are now.
     cidrs_due: bool,
+    node_addresses: NodeAddresses,
     owner: Owner,
     /// How many services of this cluster are global, for whoever shows it.
     global_services: Arc<AtomicUsize>,
@@ -98,6 +100,7 @@ impl State {
             services: ServiceMerger::new(),
             cidrs: PodCidrs::new(own.key()),
             cidrs_due: true,
+            node_addresses: NodeAddresses::new(own.key()),
             owner,
             global_services: Arc::default(),
             adopted,
@@ -181,8 +184,9 @@ impl State {
 
     fn local_node(&mut self, event: Event<Node>) -> Changes {
         self.cidrs_due |= self.cidrs.apply(None, event.clone());
-        let frontends = self.services.apply_node(event.clone());
-        Changes { addresses: self.addresses.apply_local_node(event), frontends }
+        // Both are written as a whole, once it is calm.
+        self.cidrs_due |= self.node_addresses.apply(event.clone());
+        Changes { addresses: self.addresses.apply_local_node(event), frontends: vec![] }
     }
 
     fn local_service(&mut self, event: Event<Service>) -> Changes {
@@ -228,23 +232,31 @@ impl State {
         let result = self.owner.run(move |datapath| {
             // Every change is tried, so that one the kernel refuses keeps none of the others back.
             let mut result = Ok(());
+            let services = !changes.frontends.is_empty();
             for event in changes.addresses {
                 result = result.and(datapath.apply_address(event));
             }
             for event in changes.frontends {
                 result = result.and(datapath.apply_frontend(event));
             }
+            if services {
+                datapath.end_stale_sockets();
+            }
             result
         });
         Ok(programmed(result.await?))
     }
 
-    /// Brings the pod CIDRs into the kernel; false when that has to be tried again. What an earlier
-    /// agent has routed stays until every cluster is known.
+    /// Brings the pod CIDRs and the addresses of nodes into the kernel; false when that has to be tried
+    /// again. What an earlier agent has written stays until every cluster is known.
     async fn route(&mut self) -> Result<bool> {
         self.cidrs_due = false;
         let (cidrs, complete) = (self.cidrs.all(), self.complete);
-        let result = self.owner.run(move |datapath| datapath.set_pod_cidrs(cidrs, complete));
+        let addresses = self.node_addresses.all();
+        let result = self.owner.run(move |datapath| {
+            let set = datapath.set_node_addresses(&addresses, complete);
+            datapath.set_pod_cidrs(cidrs, complete).and(set)
+        });
         Ok(programmed(result.await?))
     }
 
@@ -263,7 +275,9 @@ impl State {
                 datapath.apply_frontend(Event::Upsert(frontend))?;
             }
             datapath.apply_address(Event::Synced)?;
-            datapath.apply_frontend(Event::Synced)
+            datapath.apply_frontend(Event::Synced)?;
+            datapath.end_stale_sockets();
+            Ok::<_, causeway_datapath::Error>(())
         });
         Ok(result.await?.inspect_err(|error| tracing::warn!(%error, "cannot remove leftovers yet")).is_ok())
     }

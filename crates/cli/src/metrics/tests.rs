@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use causeway_daemon::health::Health;
 use causeway_daemon::metrics::Metrics;
+use causeway_datapath::inspect::Usage;
 use causeway_kvstore::server::{Access, Server};
 use causeway_kvstore::{Store, StoreOptions, WriteOp};
 use causeway_mesh::cache::{self, Cache};
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::{CacheMetrics, Caching};
 use super::kvstore::{KvstoreMetrics, Measured};
+use super::pressure::Pressure;
 use super::publish::Publishing;
 use super::remotes::Remotes;
 use super::{AGENT, APISERVER, KVSTOREMESH};
@@ -114,8 +116,12 @@ async fn an_agent_exposes_every_name() {
         status: receiver,
         global_services: Some(Arc::new(AtomicUsize::new(4))),
     });
+    let pressure = Pressure::default();
+    pressure.set(vec![Usage { name: "cw_lb_frontends", entries: 16_384, max: 65_536 }]);
+    metrics.collect(pressure);
     let text = scrape(metrics.clone()).await;
     compare("agent", &text);
+    assert!(text.contains("cilium_bpf_map_pressure{map_name=\"cw_lb_frontends\"} 0.25"), "{text}");
     let labels = "{source_cluster=\"cls-a\",source_node_name=\"n1\",target_cluster=\"cls-b\"}";
     for (tail, value) in [
         ("failures", "2.0"),

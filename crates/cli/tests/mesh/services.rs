@@ -20,8 +20,11 @@ fn netns_a_global_service_spans_the_clusters_until_they_part() {
     let services = look(&["lb", "list"]);
     let web = services.as_array().unwrap().iter().find(|s| s["frontend"] == *frontend).unwrap();
     let backends = web["backends"].as_array().unwrap();
-    let far =
-        backends.iter().map(|b| b.as_str().unwrap()).filter(|b| b.starts_with("10.20.")).collect::<Vec<_>>();
+    let far = backends
+        .iter()
+        .map(|b| b["address"].as_str().unwrap())
+        .filter(|b| b.starts_with("10.20."))
+        .collect::<Vec<_>>();
     assert_eq!((backends.len(), far.len()), (4, 2), "{web}");
     let ip = far[0].split(':').next().unwrap();
     let route = look(&["ipcache", "get", ip]);

@@ -9,7 +9,7 @@ use aya::maps::{Map, MapData, MapError};
 use ipnet::IpNet;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Address, Raw, Table, table};
+use super::{Address, Raw, Table, Usage, table};
 use crate::Error;
 
 const LPM: &str = "cw_ipcache_lpm";
@@ -84,6 +84,11 @@ impl Ipcache {
             Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             Err(source) => Err(lpm(source)),
         }
+    }
+
+    /// How full the map of full-length addresses is.
+    pub(crate) fn usage(&self) -> Result<Usage, Error> {
+        self.hosts.usage()
     }
 
     /// Every prefix in the kernel.

@@ -3,6 +3,7 @@
 pub(crate) mod endpoint;
 pub(crate) mod ipcache;
 pub(crate) mod lb;
+pub(crate) mod lookup;
 pub(crate) mod metrics;
 mod table;
 
@@ -10,6 +11,7 @@ use std::net::IpAddr;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+pub use table::Usage;
 pub(crate) use table::{Raw, Table};
 
 const FAMILY_V4: u32 = 4;

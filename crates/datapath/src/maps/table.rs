@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use aya::Ebpf;
-use aya::maps::{HashMap, IterableMap, Map, MapData, MapError};
+use aya::maps::{HashMap, IterableMap, Map, MapData, MapError, MapType};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::Error;
@@ -19,6 +19,17 @@ unsafe impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> aya::Pod for 
 /// Keys and values one map may have.
 pub(crate) trait Plain: FromBytes + IntoBytes + Immutable + Copy + 'static {}
 impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Plain for T {}
+
+/// How full a map is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Usage {
+    /// The map.
+    pub name: &'static str,
+    /// Entries it has.
+    pub entries: usize,
+    /// Entries it may have.
+    pub max: u32,
+}
 
 /// A hash map of the kernel.
 #[derive(Debug)]
@@ -37,8 +48,13 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     /// Opens a map somebody else has pinned, for looking.
     pub(crate) fn open(pins: &Path, name: &'static str) -> Result<Self, Error> {
-        let map = HashMap::try_from(Map::HashMap(pinned(pins, name)?))
-            .map_err(|source| Error::Map { map: name, source })?;
+        let data = pinned(pins, name)?;
+        let info = data.info().and_then(|info| info.map_type());
+        let map = match info.map_err(|source| Error::Map { map: name, source })? {
+            MapType::LruHash => Map::LruHashMap(data),
+            _ => Map::HashMap(data),
+        };
+        let map = HashMap::try_from(map).map_err(|source| Error::Map { map: name, source })?;
         Ok(Self { name, map })
     }
 
@@ -71,10 +87,10 @@ impl<K: Plain, V: Plain> Table<K, V> {
             .collect()
     }
 
-    /// The kernel's map, for callers that need more than a table.
-    #[allow(dead_code)]
-    pub(crate) fn data(&self) -> &MapData {
-        self.map.map()
+    /// How many entries there are and how many there may be.
+    pub(crate) fn usage(&self) -> Result<Usage, Error> {
+        let max = self.map.map().info().map_err(|source| self.error(source))?.max_entries();
+        Ok(Usage { name: self.name, entries: self.map.keys().count(), max })
     }
 
     fn error(&self, source: MapError) -> Error {

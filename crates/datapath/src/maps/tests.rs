@@ -4,7 +4,7 @@ use std::mem::{offset_of, size_of};
 
 use super::endpoint::Endpoint;
 use super::ipcache::{Prefix, Remote};
-use super::lb::{Frontend, L4, Slot};
+use super::lb::{Affinity, Client, Flow, Frontend, L4, Match, Slot, SourceRange, TableKey};
 use super::metrics::{Key, Value};
 use super::*;
 
@@ -98,7 +98,7 @@ fn layouts_are_those_of_the_kernel_half() {
     );
     same!(LXC, "metric_key", Key, reason = reason, direction = direction);
     same!(LXC, "metric", Value, packets = packets, bytes = bytes);
-    same!(SOCK, "l4", L4, address = address, port = port, protocol = protocol);
+    same!(SOCK, "l4", L4, address = address, port = port, protocol = protocol, scope = scope);
     same!(
         SOCK,
         "frontend",
@@ -106,9 +106,25 @@ fn layouts_are_those_of_the_kernel_half() {
         service = service,
         generation = generation,
         count = count,
-        version = version
+        version = version,
+        entries = entries,
+        affinity = affinity,
+        kind = kind,
+        flags = flags
     );
     same!(SOCK, "slot", Slot, service = service, generation = generation, index = index);
+    same!(SOCK, "table", TableKey, service = service, generation = generation);
+    same!(SOCK, "client", Client, address = address, service = service);
+    same!(SOCK, "affinity", Affinity, last = last, backend = backend);
+    same!(SOCK, "match", Match, backend = backend, service = service);
+    same!(SOCK, "flow", Flow, cookie = cookie, backend = backend);
+    // The trie's key: the number of bits, and then ours.
+    let (size, members) = layout(SOCK, "source_range");
+    let at = |name: &str| members.iter().find(|(member, _)| member == name).unwrap().1 - size_of::<u32>();
+    assert_eq!(size - size_of::<u32>(), size_of::<SourceRange>());
+    assert_eq!(at("service"), offset_of!(SourceRange, service));
+    assert_eq!(at("generation"), offset_of!(SourceRange, generation));
+    assert_eq!(at("address"), offset_of!(SourceRange, address));
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Links, addresses, routes and neighbours, in this or another network namespace.
 
+pub(crate) mod diag;
 mod requests;
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
@@ -11,10 +13,32 @@ use crate::Error;
 pub(crate) use requests::{Netlink, Veth};
 
 /// Runs netlink requests in a network namespace: that of the calling thread, or the one `netns`
-/// names. A thread of its own does it, so that the caller's namespace is never changed.
+/// names.
 pub(crate) fn run<T: Send>(
     netns: Option<&Path>,
     work: impl AsyncFnOnce(&Netlink) -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    inside(netns, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Error::io("start a runtime", e))?;
+        runtime.block_on(async {
+            let (connection, handle, _) =
+                rtnetlink::new_connection().map_err(|e| Error::io("open a netlink socket", e))?;
+            let driver = tokio::spawn(connection);
+            let result = work(&Netlink::new(handle)).await;
+            driver.abort();
+            result
+        })
+    })
+}
+
+/// Does something in a network namespace: that of the calling thread, or the one `netns` names. A
+/// thread of its own does it, so that the caller's namespace is never changed.
+pub(crate) fn inside<T: Send>(
+    netns: Option<&Path>,
+    work: impl FnOnce() -> Result<T, Error> + Send,
 ) -> Result<T, Error> {
     let netns = netns
         .map(|path| {
@@ -27,21 +51,29 @@ pub(crate) fn run<T: Send>(
                 setns(netns, CloneFlags::CLONE_NEWNET)
                     .map_err(|e| Error::io("enter the network namespace", e))?;
             }
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(|e| Error::io("start a runtime", e))?;
-            runtime.block_on(async {
-                let (connection, handle, _) =
-                    rtnetlink::new_connection().map_err(|e| Error::io("open a netlink socket", e))?;
-                let driver = tokio::spawn(connection);
-                let result = work(&Netlink::new(handle)).await;
-                driver.abort();
-                result
-            })
+            work()
         });
         thread.join().expect("netlink requests do not panic")
     })
+}
+
+/// The cookie of the calling thread's network namespace, by which BPF programs know it.
+pub(crate) fn cookie() -> Result<u64, Error> {
+    let failed = |e: std::io::Error| Error::io("read the cookie of the network namespace", e);
+    let socket = std::net::UdpSocket::bind(("0.0.0.0", 0)).map_err(failed)?;
+    let mut cookie = 0u64;
+    let mut len = libc::socklen_t::try_from(size_of::<u64>()).expect("a number is small");
+    // SAFETY: the kernel writes at most `len` bytes into `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 { Err(failed(std::io::Error::last_os_error())) } else { Ok(cookie) }
 }
 
 /// Writes a sysctl of the calling thread's network namespace, `net/…` as under `/proc/sys`.

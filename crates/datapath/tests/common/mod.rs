@@ -3,6 +3,8 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod client;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -10,7 +12,7 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use causeway_datapath::{AttachMode, Config, Datapath, Endpoint, EndpointSpec, IpPair, PodNetwork};
+use causeway_datapath::{AttachMode, Balance, Config, Datapath, Endpoint, EndpointSpec, IpPair, PodNetwork};
 use causeway_model::{Event, IpEntry, NumericIdentity, PodRef};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -171,6 +173,7 @@ impl Node {
             ],
             underlay_mtu: 1500,
             attach,
+            balance: Balance::default(),
         };
         let ip6 = Ipv6Addr::new(0xfd31, 0, 0, 0, 0, 0, 0, n.into());
         Self { ns, ip, ip6, config, cgroup, dir, datapath: None, number: n }

@@ -1,12 +1,12 @@
 //! Services of this cluster with the backends of all clusters (behaviours 2.2 to 2.4).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use causeway_model::lb::{Backend, Frontend, FrontendKind, L4Addr};
 use causeway_model::{
-    ClusterName, ClusterService, Collection, EndpointSlice, Event, Keyed, Node, Port, Ports, PortsByAddress,
+    ClusterName, ClusterService, Collection, EndpointSlice, Event, Keyed, Port, Ports, PortsByAddress,
     Service, ServiceKey, ServiceType, SliceKey,
 };
 
@@ -23,7 +23,6 @@ pub struct ServiceMerger {
     slices: Collection<EndpointSlice>,
     slices_of: BTreeMap<ServiceKey, BTreeSet<SliceKey>>,
     remotes: BTreeMap<ClusterName, Collection<ClusterService>>,
-    nodes: Collection<Node>,
     /// The backends of each service of this cluster.
     backends: BTreeMap<ServiceKey, ServiceBackends>,
     /// What each service wants programmed.
@@ -122,23 +121,6 @@ impl ServiceMerger {
             .iter()
             .map(|((_, key), service)| (key.clone(), remote_deltas(cluster, Some(service), None)));
         self.change_global(gone.collect())
-    }
-
-    /// A change of a node of this cluster: NodePorts are translated on the addresses of all of them.
-    pub fn apply_node(&mut self, event: Event<Node>) -> Vec<Event<Frontend>> {
-        let ips = |node: Option<&Node>| node.map(node_ips).unwrap_or_default();
-        let mut moved = false;
-        for change in self.nodes.apply(event) {
-            let (key, before) = change.into_parts();
-            moved |= ips(before.as_ref()) != ips(self.nodes.get(&key));
-        }
-        if !moved {
-            return vec![];
-        }
-        let with_node_port = |service: &Service| service.ports.iter().any(|port| port.node_port != 0);
-        let changed =
-            self.services.iter().filter(|(_, s)| with_node_port(s)).map(|(key, _)| key.clone()).collect();
-        self.refresh(changed)
     }
 
     /// True once this cluster's Services and EndpointSlices have been listed.
@@ -246,7 +228,11 @@ impl ServiceMerger {
             return out;
         }
         let Some(backends) = self.backends.get(&service.key) else { return out };
-        let node_ips: BTreeSet<IpAddr> = self.nodes.iter().flat_map(|(_, node)| node_ips(node)).collect();
+        // A NodePort is the same at every node; which addresses those are, the datapath knows.
+        let everywhere = |ip: &IpAddr| match ip.to_canonical() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
         for (index, port) in service.ports.iter().enumerate() {
             let mut add = |ip: &IpAddr, number: u16, rank| {
                 let address = L4Addr { ip: ip.to_canonical(), port: number, protocol: port.protocol };
@@ -260,7 +246,8 @@ impl ServiceMerger {
             service.load_balancer_ips.iter().for_each(|ip| add(ip, port.port, Rank::LoadBalancer));
             service.external_ips.iter().for_each(|ip| add(ip, port.port, Rank::ExternalIp));
             if port.node_port != 0 {
-                node_ips.iter().for_each(|ip| add(ip, port.node_port, Rank::NodePort));
+                let families = service.cluster_ips.iter().map(everywhere);
+                families.for_each(|ip| add(&ip, port.node_port, Rank::NodePort));
             }
         }
         out
@@ -369,11 +356,6 @@ fn remote_deltas(
         out.extend(now.map(|ports| delta(ports, Delta::Add)));
     }
     out
-}
-
-/// The addresses on which a node answers NodePorts: its own, not the one inside the pod network.
-fn node_ips(node: &Node) -> BTreeSet<IpAddr> {
-    [node.node_ip(false), node.node_ip(true)].into_iter().flatten().collect()
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //! slow, obvious recomputation.
 
 use causeway_model::{
-    AddressType, Affinity, ClusterId, EndpointConditions, MaxClusters, NodeAddress, NodeKey, Protocol,
-    ServicePort, SessionAffinity, Sharing, SliceEndpoint, SlicePort,
+    Affinity, ClusterId, EndpointConditions, MaxClusters, Protocol, ServicePort, SessionAffinity, Sharing,
+    SliceEndpoint, SlicePort,
 };
 use proptest::prelude::*;
 
@@ -197,16 +197,6 @@ fn ports_protocols_families_and_precedence() {
     assert_eq!(backends(&unnamed), ["10.2.0.1:8080@cls-b"]);
 }
 
-fn node(n: u8) -> Node {
-    Node {
-        addresses: vec![NodeAddress {
-            kind: AddressType::InternalIP,
-            ip: format!("172.18.0.{n}").parse().unwrap(),
-        }],
-        ..Node::new(format!("n{n}"), cluster(0), ClusterId::new(1, MaxClusters::C255).unwrap())
-    }
-}
-
 #[test]
 fn every_address_of_a_service_is_a_frontend() {
     let mut m = merger(sharing(false, Affinity::None), &[("10.1.0.1", 'r')], &[]);
@@ -216,18 +206,10 @@ fn every_address_of_a_service_is_a_frontend() {
     svc.external_ips = vec!["198.51.100.7".parse().unwrap()];
     svc.load_balancer_ips = vec!["203.0.113.5".parse().unwrap()];
     m.apply_service(Event::Upsert(svc.clone()));
-    assert_eq!(m.apply_node(Event::Upsert(node(11))).len(), 1);
-    m.apply_node(Event::Upsert(node(12)));
     let addresses: Vec<_> = m.snapshot().keys().map(|a| a.to_string()).collect();
     assert_eq!(
         addresses,
-        [
-            "10.96.0.1:80/TCP",
-            "172.18.0.11:30080/TCP",
-            "172.18.0.12:30080/TCP",
-            "198.51.100.7:80/TCP",
-            "203.0.113.5:80/TCP"
-        ]
+        ["0.0.0.0:30080/TCP", "10.96.0.1:80/TCP", "198.51.100.7:80/TCP", "203.0.113.5:80/TCP"]
     );
     assert!(m.snapshot().values().all(|f| f.backends.len() == 1));
     // Another service cannot take the ClusterIP by naming it as an external address.
@@ -254,7 +236,6 @@ enum Step {
     Slice(u8, u8, Option<Vec<(u8, char)>>),
     Remote(u8, u8, Option<Vec<u8>>),
     RemoveCluster(u8),
-    Node(u8, bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -266,7 +247,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (1u8..3, 0u8..2, prop::option::weighted(0.8, prop::collection::vec(0u8..6, 0..4)))
             .prop_map(|(c, s, v)| Step::Remote(c, s, v)),
         1 => (1u8..3).prop_map(Step::RemoveCluster),
-        1 => (11u8..13, any::<bool>()).prop_map(|(n, up)| Step::Node(n, up)),
     ];
     prop::collection::vec(step, 0..60)
 }
@@ -283,7 +263,6 @@ proptest! {
         let mut services: BTreeMap<ServiceKey, Service> = BTreeMap::new();
         let mut slices: BTreeMap<SliceKey, EndpointSlice> = BTreeMap::new();
         let mut remotes: BTreeMap<(ClusterName, ServiceKey), ClusterService> = BTreeMap::new();
-        let mut nodes: BTreeMap<NodeKey, Node> = BTreeMap::new();
         let mut programmed: BTreeMap<L4Addr, Frontend> = BTreeMap::new();
         for step in steps {
             let out = match step {
@@ -337,15 +316,6 @@ proptest! {
                     remotes.retain(|(name, _), _| *name != cluster(c));
                     merger.remove_cluster(&cluster(c))
                 }
-                Step::Node(n, true) => {
-                    nodes.insert(causeway_model::Keyed::key(&node(n)), node(n));
-                    merger.apply_node(Event::Upsert(node(n)))
-                }
-                Step::Node(n, false) => {
-                    let key = causeway_model::Keyed::key(&node(n));
-                    nodes.remove(&key);
-                    merger.apply_node(Event::Remove(key))
-                }
             };
             for event in out {
                 match event {
@@ -357,7 +327,7 @@ proptest! {
                 }
             }
             prop_assert_eq!(&programmed, &merger.snapshot());
-            prop_assert_eq!(&programmed, &reference(&services, &slices, &remotes, &nodes));
+            prop_assert_eq!(&programmed, &reference(&services, &slices, &remotes));
         }
     }
 }
@@ -367,7 +337,6 @@ fn reference(
     services: &BTreeMap<ServiceKey, Service>,
     slices: &BTreeMap<SliceKey, EndpointSlice>,
     remotes: &BTreeMap<(ClusterName, ServiceKey), ClusterService>,
-    nodes: &BTreeMap<NodeKey, Node>,
 ) -> BTreeMap<L4Addr, Frontend> {
     let mut out = BTreeMap::new();
     let tcp = |ip: IpAddr, port| L4Addr { ip, port, protocol: Protocol::TCP };
@@ -411,8 +380,7 @@ fn reference(
             service.cluster_ips.iter().map(|ip| (tcp(*ip, 80), FrontendKind::ClusterIP)).collect();
         addresses.extend(service.external_ips.iter().map(|ip| (tcp(*ip, 80), FrontendKind::ExternalIP)));
         let node_port = service.ports[0].node_port;
-        let node_ips = nodes.values().map(|node| node.addresses[0].ip);
-        addresses.extend(node_ips.map(|ip| (tcp(ip, node_port), FrontendKind::NodePort)));
+        addresses.push((tcp("0.0.0.0".parse().unwrap(), node_port), FrontendKind::NodePort));
         for (address, kind) in addresses {
             // Services in key order: the first one keeps what several claim.
             let frontend = Frontend { kind, ..Frontend::new(address, key.clone(), chosen.clone()) };
