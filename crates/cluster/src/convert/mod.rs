@@ -3,6 +3,7 @@
 //! `None` means the object stands for nothing here (another family, no addresses, not a number); a
 //! watcher turns that into a removal.
 
+mod annotations;
 mod endpoint;
 mod export;
 mod identity;
@@ -21,7 +22,7 @@ pub use export::export;
 pub use identity::identity;
 pub use node::node;
 pub use owners::AddressOwners;
-pub use service::{service, sharing};
+pub use service::service;
 pub use slice::{MESH_SLICE_MANAGER, slice};
 pub use union::{EndpointGroup, EndpointUnion};
 
