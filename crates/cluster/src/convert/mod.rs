@@ -6,6 +6,7 @@
 mod annotations;
 mod endpoint;
 mod export;
+mod host_ports;
 mod identity;
 mod node;
 mod owners;
@@ -19,6 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use endpoint::{endpoint, endpoint_slice};
 pub use export::export;
+pub use host_ports::host_ports;
 pub use identity::identity;
 pub use node::node;
 pub use owners::AddressOwners;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use causeway_model::lb::{Backend, Balancing, Frontend, FrontendKind, L4Addr};
+use causeway_model::lb::{Backend, Balancing, Frontend, FrontendKind, HostPorts, L4Addr};
 use causeway_model::{
     ClusterName, ClusterService, Collection, EndpointSlice, Event, Keyed, Node, Service, ServiceKey,
     ServiceType, SliceKey,
@@ -32,6 +32,8 @@ pub struct ServiceMerger {
     slices_of: BTreeMap<ServiceKey, BTreeSet<SliceKey>>,
     remotes: BTreeMap<ClusterName, Collection<ClusterService>>,
     nodes: Collection<Node>,
+    /// What pods of this node ask for, by the owner of their frontends.
+    host_ports: Collection<HostPorts>,
     /// The backends of each service of this cluster.
     backends: BTreeMap<ServiceKey, ServiceBackends>,
     /// Which of their addresses do not answer.
@@ -52,6 +54,7 @@ enum Rank {
     LoadBalancer,
     NodePort,
     ExternalIp,
+    HostPort,
 }
 
 impl Rank {
@@ -61,6 +64,7 @@ impl Rank {
             Self::LoadBalancer => FrontendKind::LoadBalancer,
             Self::NodePort => FrontendKind::NodePort,
             Self::ExternalIp => FrontendKind::ExternalIP,
+            Self::HostPort => FrontendKind::HostPort,
         }
     }
 }
@@ -68,7 +72,8 @@ impl Rank {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wanted {
     rank: Rank,
-    list: ListId,
+    /// `None` where the backends are no service's.
+    list: Option<ListId>,
     backends: Arc<[Backend]>,
     /// For clients inside, where they get others than clients outside.
     internal: Option<(ListId, Arc<[Backend]>)>,
@@ -201,9 +206,16 @@ impl ServiceMerger {
         self.refresh(changed)
     }
 
-    /// True once this cluster's Services and EndpointSlices have been listed.
+    /// A change of the ports of this node that its pods ask for. Services go before them, and of two pods
+    /// that ask for one the first by name has it.
+    pub fn apply_host_ports(&mut self, event: Event<HostPorts>) -> Vec<Event<Frontend>> {
+        let changed = self.host_ports.apply(event).iter().map(|change| change.key().clone()).collect();
+        self.refresh(changed)
+    }
+
+    /// True once this cluster's Services and EndpointSlices have been listed, and the pods of this node.
     pub fn is_local_synced(&self) -> bool {
-        self.services.is_synced() && self.slices.is_synced()
+        self.services.is_synced() && self.slices.is_synced() && self.host_ports.is_synced()
     }
 
     /// How many services of this cluster are global.
@@ -250,16 +262,16 @@ impl ServiceMerger {
             self.touched.insert(key.clone());
             let Some(backends) = self.backends.get(&key).filter(|_| !lists.is_empty()) else { continue };
             for (address, wanted) in self.wanted.get_mut(&key).into_iter().flatten() {
-                let outside = lists.contains(&wanted.list);
-                if outside {
-                    wanted.backends = backends.list(wanted.list);
+                let list = wanted.list.filter(|list| lists.contains(list));
+                if let Some(list) = list {
+                    wanted.backends = backends.list(list);
                 }
                 let internal = wanted.internal.as_mut().filter(|(list, _)| lists.contains(list));
                 let inside = internal.is_some();
                 if let Some((list, held)) = internal {
                     *held = backends.list(*list);
                 }
-                if outside || inside {
+                if list.is_some() || inside {
                     changed.push((*address, (wanted.rank, key.clone())));
                 }
             }
@@ -277,7 +289,7 @@ impl ServiceMerger {
         let mut before: BTreeMap<L4Addr, Option<Frontend>> = BTreeMap::new();
         let mut plan = vec![];
         for key in changed {
-            let now = self.services.get(&key).map(|service| self.frontends(service)).unwrap_or_default();
+            let now = self.wants(&key);
             let old = self.wanted.get(&key);
             let addresses = old.iter().flat_map(|old| old.keys()).chain(now.keys());
             for address in addresses.collect::<BTreeSet<_>>() {
@@ -326,6 +338,24 @@ impl ServiceMerger {
         })
     }
 
+    /// What a service wants, or a pod with ports of its node.
+    fn wants(&self, key: &ServiceKey) -> BTreeMap<L4Addr, Wanted> {
+        let of_pod = self.host_ports.get(key).into_iter().flat_map(|pod| &pod.ports).map(|port| {
+            let wanted = Wanted {
+                rank: Rank::HostPort,
+                list: None,
+                backends: [Backend::new(port.backend, None)].into(),
+                internal: None,
+                balancing: Arc::default(),
+            };
+            (port.address, wanted)
+        });
+        match self.services.get(key) {
+            Some(service) => self.frontends(service),
+            None => of_pod.collect(),
+        }
+    }
+
     /// Every address of a service with the backends selected for it.
     fn frontends(&self, service: &Service) -> BTreeMap<L4Addr, Wanted> {
         let mut out = BTreeMap::new();
@@ -358,7 +388,7 @@ impl ServiceMerger {
                 let outside = if rank == Rank::ClusterIp { inside } else { list(service.external_traffic) };
                 let wanted = Wanted {
                     rank,
-                    list: outside,
+                    list: Some(outside),
                     backends: backends.list(outside),
                     internal: (inside != outside).then(|| (inside, backends.list(inside))),
                     balancing: if rank == Rank::LoadBalancer { &service.balancing } else { &open }.clone(),

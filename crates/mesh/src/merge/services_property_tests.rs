@@ -276,7 +276,7 @@ proptest! {
             prop_assert_eq!(&programmed, &world.frontends());
             prop_assert_eq!(&programmed, &merger.snapshot());
         }
-        for key in merger.services() {
+        for key in merger.owners() {
             explains(&merger.explain(key).unwrap(), &programmed);
         }
         let used: usize = merger.backends.values().map(ServiceBackends::addresses).sum();

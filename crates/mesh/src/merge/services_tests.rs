@@ -526,6 +526,43 @@ fn balancing_goes_with_the_frontends() {
 }
 
 #[test]
+fn a_pod_has_its_ports_of_the_node_unless_a_service_wants_them() {
+    use causeway_model::PodRef;
+    use causeway_model::lb::{HostPort, HostPorts};
+    let l4 = |text: &str| {
+        let address: std::net::SocketAddr = text.parse().unwrap();
+        L4Addr { ip: address.ip(), port: address.port(), protocol: Protocol::TCP }
+    };
+    let pod = |name: &str, ip: &str, port: &str| HostPorts {
+        pod: PodRef { namespace: "shop".into(), name: name.into() },
+        ports: vec![HostPort { address: l4(port), backend: l4(ip) }],
+    };
+    let mut m = ServiceMerger::new();
+    let one = pod("web", "10.1.0.5:80", "0.0.0.0:8080");
+    assert_eq!(m.apply_host_ports(Event::Upsert(one.clone())).len(), 1);
+    assert!(m.apply_host_ports(Event::Upsert(one.clone())).is_empty());
+    // A Service of the pod's name is another thing.
+    m.apply_service(Event::Upsert(service(Sharing::default())));
+    let has = |m: &ServiceMerger| {
+        let frontend = m.snapshot().remove(&l4("0.0.0.0:8080")).unwrap();
+        (frontend.kind, taking(&frontend.backends).join(" "))
+    };
+    assert_eq!(has(&m), (FrontendKind::HostPort, "10.1.0.5:80".to_owned()));
+    // Another pod waits for the port, which a pod that is gone gives up.
+    assert!(m.apply_host_ports(Event::Upsert(pod("zeta", "10.1.0.6:80", "0.0.0.0:8080"))).is_empty());
+    let view = m.explain(&pod("zeta", "10.1.0.6:80", "0.0.0.0:8080").key()).unwrap();
+    assert_eq!(view.frontends[0].held_by.as_deref(), Some("shop/web:host-port"));
+    assert_eq!(m.apply_host_ports(Event::Remove(one.key())).len(), 1);
+    assert_eq!(has(&m).1, "10.1.0.6:80");
+    // A Service goes before.
+    let mut svc = service(Sharing::default());
+    svc.external_ips = vec!["0.0.0.0".parse().unwrap()];
+    svc.ports[0].port = 8080;
+    m.apply_service(Event::Upsert(svc));
+    assert_eq!(has(&m).0, FrontendKind::ExternalIP);
+}
+
+#[test]
 fn every_candidate_has_its_reason() {
     let remotes =
         [remote(1, HTTP, &["10.2.0.1", "10.1.0.1"]), remote(2, &[("grpc", Protocol::TCP, 9)], &["10.3.0.1"])];

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use causeway_model::lb::L4Addr;
+use causeway_model::lb::{FrontendKind, HostPort, L4Addr};
 use causeway_model::{
     Affinity, ClusterName, Protocol, Service, ServiceKey, ServicePort, ServiceType, SliceEndpoint,
     TrafficPolicy,
@@ -22,7 +22,8 @@ pub struct ServiceView {
     pub namespace: String,
     /// Kubernetes name.
     pub name: String,
-    /// Its type as Kubernetes calls it; `Headless` where it has no addresses of its own.
+    /// Its type as Kubernetes calls it; `Headless` where it has no addresses of its own, `HostPort` for a
+    /// pod with ports of this node.
     #[serde(rename = "type")]
     pub kind: String,
     /// It uses the backends of other clusters.
@@ -117,9 +118,9 @@ pub struct HealthCheck {
 }
 
 impl ServiceMerger {
-    /// The services of this cluster, in order.
-    pub fn services(&self) -> impl Iterator<Item = &ServiceKey> {
-        self.services.iter().map(|(key, _)| key)
+    /// What has addresses, or could: the services of this cluster, and the pods of this node with ports of it.
+    pub fn owners(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.services.iter().map(|(key, _)| key).chain(self.host_ports.iter().map(|(key, _)| key))
     }
 
     /// The services at an address, with the addresses they have; at any port if none is given. A port of
@@ -144,22 +145,21 @@ impl ServiceMerger {
     /// A service with its addresses, and for each the backends that were looked at, which of them take
     /// new connections, and why the others do not. `None` if there is no such service.
     pub fn explain(&self, key: &ServiceKey) -> Option<ServiceView> {
-        let service = self.services.get(key)?;
+        let Some(service) = self.services.get(key) else { return self.explain_pod(key) };
         let backends = self.backends.get(key)?;
         let nodes = self.endpoints(service);
         let wanted = self.wanted.get(key).into_iter().flatten();
-        let frontends = wanted.map(|(address, wanted)| {
-            let first = self.claims.get(address).and_then(BTreeSet::first);
-            let first = first.map(|(_, first)| first).filter(|first| *first != key);
+        let frontends = wanted.filter_map(|(address, wanted)| {
+            let main = wanted.list?;
             let list = |id| self.list(service, backends, id, &nodes);
-            FrontendView {
+            Some(FrontendView {
                 address: address.to_string(),
                 kind: format!("{:?}", wanted.rank.kind()),
-                port_name: service.ports[wanted.list.port].name.clone(),
-                held_by: first.map(ToString::to_string),
-                backends: list(wanted.list),
+                port_name: service.ports[main.port].name.clone(),
+                held_by: self.held_by(address, key),
+                backends: list(main),
                 internal: wanted.internal.as_ref().map(|(id, _)| list(*id)),
-            }
+            })
         });
         Some(ServiceView {
             namespace: key.namespace.clone(),
@@ -173,6 +173,45 @@ impl ServiceMerger {
             warnings: service.warnings.clone(),
             frontends: frontends.collect(),
         })
+    }
+
+    /// A pod with ports of this node: it alone answers there.
+    fn explain_pod(&self, key: &ServiceKey) -> Option<ServiceView> {
+        let pod = self.host_ports.get(key)?;
+        let view = |port: &HostPort| FrontendView {
+            address: port.address.to_string(),
+            kind: format!("{:?}", FrontendKind::HostPort),
+            port_name: String::new(),
+            held_by: self.held_by(&port.address, key),
+            backends: vec![BackendView {
+                address: port.backend.to_string(),
+                cluster: None,
+                node: self.location.node.clone(),
+                state: BackendState::Active,
+                listed: true,
+                share: 1.0,
+                reason: None,
+            }],
+            internal: None,
+        };
+        Some(ServiceView {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            kind: format!("{:?}", FrontendKind::HostPort),
+            global: false,
+            shared: false,
+            preference: String::new(),
+            external_traffic_policy: format!("{:?}", TrafficPolicy::Local),
+            internal_traffic_policy: format!("{:?}", TrafficPolicy::Local),
+            warnings: vec![],
+            frontends: pod.ports.iter().map(view).collect(),
+        })
+    }
+
+    /// Who has an address instead of the one that wants it.
+    fn held_by(&self, address: &L4Addr, wanting: &ServiceKey) -> Option<String> {
+        let (_, first) = self.claims.get(address)?.first()?;
+        (first != wanting).then(|| first.to_string())
     }
 
     /// How many backends a service has by cluster and state: of that port which has most.
