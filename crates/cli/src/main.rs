@@ -18,6 +18,7 @@ mod metrics;
 mod names;
 mod output;
 mod pki;
+mod service;
 mod serving;
 mod settings;
 
@@ -47,6 +48,8 @@ Certificates that are still good are kept. Next: causeway clustermesh connect --
     Kvstore(kvstore::KvstoreArgs),
     /// Show what the agent of this node does
     Status(local_status::StatusArgs),
+    /// Show services, their backends in all clusters, and why a connection gets the one it gets
+    Service(service::ServiceArgs),
     /// Show what the kernel of this node holds: addresses and services
     Bpf(bpf::BpfArgs),
     /// Run the agent of this node
@@ -100,6 +103,7 @@ fn run(role: Role) -> anyhow::Result<ExitCode> {
         Role::Clustermesh(args) => done(once(clustermesh::run(args))),
         Role::Kvstore(args) => done(once(kvstore::run(args))),
         Role::Status(args) => done(runtime()?.block_on(local_status::run(args))),
+        Role::Service(args) => done(runtime()?.block_on(service::run(args))),
         Role::Bpf(args) => done(bpf::run(args)),
         Role::Agent(args) => done(runtime()?.block_on(agent::run(args))),
         Role::Apiserver(args) => {

@@ -18,8 +18,7 @@ use causeway_mesh::publish::{Op, Publisher};
 use causeway_mesh::wire::{self, Entry};
 use causeway_model::{
     ClusterId, ClusterInfo, ClusterName, EndpointConditions, EndpointSlice, Event, MaxClusters, Protocol,
-    Service, ServiceKey, ServicePort, ServiceType, SessionAffinity, Sharing, SliceEndpoint, SliceKey,
-    SlicePort,
+    Service, ServiceKey, ServicePort, Sharing, SliceEndpoint, SliceKey, SlicePort,
 };
 
 /// Endpoints of a slice (Kubernetes' default).
@@ -47,17 +46,12 @@ fn service() -> Service {
         node_port: 0,
     };
     Service {
-        key: key(),
-        kind: ServiceType::ClusterIP,
         cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 10).into()],
-        headless: false,
-        external_ips: vec![],
-        load_balancer_ips: vec![],
         ports: vec![port("http", 80), port("metrics", 9090)],
-        session_affinity: SessionAffinity::None,
         labels: BTreeMap::from([("app".into(), "cart".into())]),
         selector: BTreeMap::from([("app".into(), "cart".into())]),
         sharing: Sharing { global: true, shared: true, ..Sharing::default() },
+        ..Service::new(key())
     }
 }
 

@@ -27,8 +27,9 @@ pub use labels::{
 pub use node::{AddressType, Node, NodeAddress, NodeKey};
 pub use ports::{Changes, Port, Ports, PortsByAddress, PortsChange};
 pub use service::{
-    Affinity, ClusterService, EndpointConditions, EndpointSlice, Protocol, Service, ServiceKey, ServicePort,
-    ServiceType, SessionAffinity, Sharing, SliceEndpoint, SliceKey, SlicePort,
+    Affinity, BackendZone, ClusterService, EndpointConditions, EndpointSlice, Exposure, Preference, Protocol,
+    Service, ServiceKey, ServicePort, ServiceType, SessionAffinity, Sharing, SliceEndpoint, SliceKey,
+    SlicePort, TrafficPolicy,
 };
 
 /// A value that breaks an invariant of the model; the text names the value and the rule.

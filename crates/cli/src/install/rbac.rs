@@ -1,4 +1,5 @@
-//! Service accounts and what they may do: the agent writes its own objects, the mesh server reads.
+//! Service accounts and what they may do: the agent writes its own objects, the mesh server reads, and
+//! writes events.
 
 use serde_json::{Value, json};
 
@@ -20,6 +21,8 @@ pub(super) fn all(o: &Options) -> Vec<Value> {
         rule(&["discovery.k8s.io"], &["endpointslices"], READ),
         rule(&["apiextensions.k8s.io"], &["customresourcedefinitions"], READ),
         rule(&["multicluster.x-k8s.io"], &["serviceexports"], READ),
+        // Warnings about annotations that mean nothing.
+        rule(&[""], &["events"], &["create"]),
         rule(
             &["cilium.io"],
             &["ciliumnodes", "ciliumidentities", "ciliumendpoints", "ciliumendpointslices"],

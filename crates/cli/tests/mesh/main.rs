@@ -7,3 +7,4 @@ mod failover;
 mod forwarding;
 mod servers;
 mod services;
+mod steps;

@@ -6,19 +6,21 @@
 mod defined;
 mod watch;
 
+use causeway_model::lb::HostPorts;
 use causeway_model::{
     ClusterInfo, Endpoint, EndpointSlice, Event, ExportRequest, Identity, IpEntry, Node, NodeKey,
     NumericIdentity, PodRef, Service, ServiceKey, SliceKey,
 };
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
-use k8s_openapi::api::core::v1::Service as KubeService;
+use k8s_openapi::api::core::v1::{Pod, Service as KubeService};
 use k8s_openapi::api::discovery::v1::EndpointSlice as KubeSlice;
+use kube::runtime::watcher;
 use kube::{Api, Client};
 
 use crate::convert::{self, AddressOwners, EndpointGroup, EndpointUnion};
 use crate::crd::{CiliumEndpoint, CiliumEndpointSlice, CiliumIdentity, CiliumNode, ServiceExport};
-use watch::watch;
+use watch::{watch, watch_some};
 
 /// The nodes of cluster `info`, from its CiliumNodes.
 pub fn nodes(client: Client, info: ClusterInfo) -> impl Stream<Item = Event<Node>> + Send + 'static {
@@ -99,6 +101,16 @@ pub fn endpoint_slices(client: Client) -> impl Stream<Item = Event<EndpointSlice
     watch(Api::<KubeSlice>::all(client), convert::slice, |object| {
         let (namespace, name) = convert::names(&object.metadata);
         Some(SliceKey { namespace, name })
+    })
+}
+
+/// The ports of a node that its pods asked for.
+pub fn host_ports(client: Client, node: &str) -> impl Stream<Item = Event<HostPorts>> + Send + 'static {
+    let here = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+    let pods = Api::<Pod>::all(client);
+    watch_some("pods with host ports".to_owned(), pods, here, convert::host_ports, |object| {
+        let (namespace, name) = convert::names(&object.metadata);
+        Some(HostPorts::owner(&PodRef { namespace, name }))
     })
 }
 
