@@ -45,6 +45,7 @@ async fn start() -> Cluster {
         store: Store::new(StoreOptions::default()),
         cluster_name: "cls-a".into(),
         service_cidr: "10.96.0.0/16".parse().unwrap(),
+        service_cidr_v6: None,
         cert_pem: server.cert,
         key_pem: server.key,
         client_ca_pem: ca.pair.cert.clone(),

@@ -49,5 +49,6 @@ fn options(lab: &Lab, cluster: &ClusterPlan) -> Result<install::Options> {
         api_server: Some(SocketAddr::from((cluster.api_server, API_PORT))),
         image: IMAGE.into(),
         kvstoremesh: false,
+        ipv6: cluster.pod_cidr_v6.is_some(),
     })
 }

@@ -1,7 +1,7 @@
 //! The process `causeway lab kubelet`: what it reads about the node it runs on, inside the node.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,8 @@ pub struct NodeConfig {
     pub name: String,
     /// Address of the node in the VPC.
     pub address: Ipv4Addr,
+    /// Its IPv6 address, if the cluster is dual stack.
+    pub address_v6: Option<Ipv6Addr>,
     /// Its zone.
     pub zone: String,
     /// Address of the cluster's API server in the VPC.
@@ -59,6 +61,7 @@ pub async fn run(shutdown: CancellationToken) -> Result<()> {
     let client = crate::kubeconfig::client(&state.join("kubeconfig"), &node.cluster).await?;
     let config = KubeletConfig {
         labels: node.labels(),
+        more_ips: node.address_v6.map(IpAddr::V6).into_iter().collect(),
         record_dir: state.into(),
         log_dir: state.join("logs"),
         image_root: HOST_ROOT.into(),

@@ -44,6 +44,9 @@ pub(crate) struct InstallArgs {
     /// per node. Where clusters are connected already, run `causeway clustermesh connect` again
     #[arg(long)]
     enable_kvstoremesh: bool,
+    /// Give pods IPv6 addresses beside IPv4; the nodes of the cluster must have a pod CIDR of each
+    #[arg(long)]
+    enable_ipv6: bool,
 }
 
 /// Installs, or brings up to date.
@@ -64,6 +67,7 @@ pub(crate) async fn run(args: InstallArgs) -> Result<()> {
         api_server: args.api_server,
         image: args.image,
         kvstoremesh: args.enable_kvstoremesh,
+        ipv6: args.enable_ipv6,
     };
     super::apply(&client, &options).await.with_context(|| format!("install on {context}"))?;
     println!("{context}: installed as {} (id {})", options.cluster.name, options.cluster.id);

@@ -39,6 +39,8 @@ pub(crate) struct Options {
     pub image: String,
     /// The mesh server caches the other clusters for the agents of this one.
     pub kvstoremesh: bool,
+    /// Pods have IPv6 beside IPv4; the cluster must be dual stack.
+    pub ipv6: bool,
 }
 
 /// Applies everything. Certificates come first, workloads last, so that no pod waits for a Secret.
@@ -87,6 +89,7 @@ pub(crate) fn test_options() -> Options {
         api_server: Some("10.10.0.2:6443".parse().unwrap()),
         image: "causeway".into(),
         kvstoremesh: true,
+        ipv6: true,
     }
 }
 
@@ -115,6 +118,7 @@ mod tests {
         let config: core::v1::ConfigMap = parse(manifests::config_map(&o));
         let data = config.data.unwrap();
         assert_eq!((data["cluster-id"].as_str(), data["enable-kvstoremesh"].as_str()), ("1", "true"));
+        assert_eq!((data["enable-ipv4"].as_str(), data["enable-ipv6"].as_str()), ("true", "true"));
         let roles = rbac::all(&o).into_iter().filter(|m| m["kind"] == "ClusterRole");
         assert!(roles.map(parse::<rbac_v1::ClusterRole>).all(|r| !r.rules.unwrap().is_empty()));
     }

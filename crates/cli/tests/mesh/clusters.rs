@@ -25,8 +25,13 @@ pub(crate) struct Clusters {
 impl Clusters {
     /// The default topology, not connected.
     pub(crate) fn up(name: &str) -> Clusters {
+        Self::up_with(name, &[])
+    }
+
+    /// The same with more flags of `lab up`.
+    pub(crate) fn up_with(name: &str, flags: &[&str]) -> Clusters {
         let mut command = Command::new(env!("CARGO_BIN_EXE_causeway"));
-        command.args(["lab", "--name", name, "up", "--foreground"]).stdout(Stdio::piped());
+        command.args(["lab", "--name", name, "up", "--foreground"]).args(flags).stdout(Stdio::piped());
         // SAFETY: prctl with an integer, nothing of ours in memory is touched.
         unsafe {
             command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(Into::into));
@@ -41,7 +46,12 @@ impl Clusters {
 
     /// Connected, and ready with each other.
     pub(crate) fn meshed(name: &str) -> Clusters {
-        let clusters = Self::up(name);
+        Self::meshed_with(name, &[])
+    }
+
+    /// The same with more flags of `lab up`.
+    pub(crate) fn meshed_with(name: &str, flags: &[&str]) -> Clusters {
+        let clusters = Self::up_with(name, flags);
         clusters.connect();
         for context in [ONE, TWO] {
             clusters.ready(context);

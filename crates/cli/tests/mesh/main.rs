@@ -3,6 +3,7 @@
 mod agent;
 mod clusters;
 mod control_plane;
+mod dual_stack;
 mod failover;
 mod forwarding;
 mod servers;
