@@ -49,5 +49,6 @@ fn options(lab: &Lab, cluster: &ClusterPlan) -> Result<install::Options> {
         api_server: Some(SocketAddr::from((cluster.api_server, API_PORT))),
         image: IMAGE.into(),
         kvstoremesh: false,
+        dns: cluster.dns().map(|ip| install::Dns { cluster_ip: Some(ip.into()), replicas: 1 }),
     })
 }

@@ -51,6 +51,7 @@ fn service() -> Service {
         kind: ServiceType::ClusterIP,
         cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 10).into()],
         headless: false,
+        external_name: None,
         external_ips: vec![],
         load_balancer_ips: vec![],
         ports: vec![port("http", 80), port("metrics", 9090)],
@@ -81,6 +82,8 @@ fn slice(n: usize, endpoints: usize, changed: u32) -> EndpointSlice {
         service: key(),
         ports: vec![port("http", 8080), port("metrics", 9090)],
         endpoints: (0..endpoints).map(endpoint).collect(),
+        source_cluster: None,
+        import: None,
     }
 }
 

@@ -1,9 +1,10 @@
 //! Metrics under the names of Cilium (behaviours 8.2), so that its dashboards and alerts keep working.
 //!
 //! [`remotes`] tells what a reader knows of its remote clusters, [`publish`] how far a publisher is,
-//! [`kvstore`] what is asked of a store, [`cache`] both for the cache.
+//! [`kvstore`] what is asked of a store, [`cache`] both for the cache. [`dns`] has CoreDNS' names.
 
 pub(crate) mod cache;
+pub(crate) mod dns;
 pub(crate) mod kvstore;
 pub(crate) mod publish;
 pub(crate) mod remotes;

@@ -5,5 +5,6 @@ mod clusters;
 mod control_plane;
 mod failover;
 mod forwarding;
+mod names;
 mod servers;
 mod services;

@@ -6,6 +6,7 @@
 mod endpoint;
 mod export;
 mod identity;
+mod import;
 mod node;
 mod owners;
 mod service;
@@ -19,10 +20,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use endpoint::{endpoint, endpoint_slice};
 pub use export::export;
 pub use identity::identity;
+pub use import::import;
 pub use node::node;
 pub use owners::AddressOwners;
-pub use service::{service, sharing};
-pub use slice::{MESH_SLICE_MANAGER, slice};
+pub use service::{any_service, service, sharing};
+pub use slice::{MESH_SLICE_MANAGER, any_slice, slice};
 pub use union::{EndpointGroup, EndpointUnion};
 
 /// An address; empty text and nonsense are none.

@@ -37,10 +37,13 @@ pub fn sharing(annotations: &BTreeMap<String, String>) -> Sharing {
 /// The service of an object; `None` if it belongs to another proxy. Ours are those labelled with the
 /// name `proxy`, and without a name those without the label.
 pub fn service(object: &core::Service, proxy: Option<&str>) -> Option<Service> {
+    let label = object.metadata.labels.as_ref().and_then(|labels| labels.get(PROXY_LABEL));
+    (label.map(String::as_str) == proxy).then(|| any_service(object))
+}
+
+/// The service of an object, whoever's proxy it belongs to.
+pub fn any_service(object: &core::Service) -> Service {
     let labels = object.metadata.labels.clone().unwrap_or_default();
-    if labels.get(PROXY_LABEL).map(String::as_str) != proxy {
-        return None;
-    }
     let (namespace, name) = names(&object.metadata);
     let spec = object.spec.clone().unwrap_or_default();
     let cluster_ip = spec.cluster_ip.unwrap_or_default();
@@ -62,7 +65,7 @@ pub fn service(object: &core::Service, proxy: Option<&str>) -> Option<Service> {
     let balancer =
         object.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|lb| lb.ingress.as_ref());
     let timeout = spec.session_affinity_config.and_then(|c| c.client_ip).and_then(|c| c.timeout_seconds);
-    Some(Service {
+    Service {
         key: ServiceKey { namespace, name },
         kind: match spec.type_.as_deref() {
             Some("NodePort") => ServiceType::NodePort,
@@ -72,6 +75,7 @@ pub fn service(object: &core::Service, proxy: Option<&str>) -> Option<Service> {
         },
         cluster_ips: cluster_ips.iter().filter(|_| !headless).filter_map(|text| ip(text)).collect(),
         headless,
+        external_name: spec.external_name.filter(|_| spec.type_.as_deref() == Some("ExternalName")),
         external_ips: spec.external_ips.unwrap_or_default().iter().filter_map(|text| ip(text)).collect(),
         load_balancer_ips: balancer.into_iter().flatten().filter_map(|i| ip(i.ip.as_deref()?)).collect(),
         ports: ports.collect(),
@@ -84,7 +88,7 @@ pub fn service(object: &core::Service, proxy: Option<&str>) -> Option<Service> {
         labels,
         selector: spec.selector.unwrap_or_default(),
         sharing: sharing(object.metadata.annotations.as_ref().unwrap_or(&BTreeMap::new())),
-    })
+    }
 }
 
 /// The protocol of a port: TCP when not set, `None` for words no datapath knows.

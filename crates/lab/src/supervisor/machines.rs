@@ -144,6 +144,7 @@ impl Supervisor {
             address: node.address,
             zone: node.zone.clone(),
             api_server: cluster.api_server,
+            cluster_dns: cluster.dns(),
         };
         let state = self.dir.node(&cluster.name, &node.name);
         let text = serde_json::to_vec_pretty(&config).what(|| "encode a node".into())?;

@@ -60,6 +60,7 @@ fn service(n: u8, ports: &Numbers, global: bool, affinity: usize, headless: bool
             shared: global,
             affinity: [Affinity::None, Affinity::Local, Affinity::Remote][affinity],
         },
+        external_name: None,
     }
 }
 
@@ -81,6 +82,8 @@ fn slice(n: u8, of: u8, ports: &Numbers, hosts: &[(u8, u8)]) -> EndpointSlice {
         service: key(of),
         endpoints: hosts.iter().map(endpoint).collect(),
         ports: ports.iter().map(port).collect(),
+        source_cluster: None,
+        import: None,
     }
 }
 

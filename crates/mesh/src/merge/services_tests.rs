@@ -34,6 +34,7 @@ fn service(sharing: Sharing) -> Service {
         labels: Default::default(),
         selector: Default::default(),
         sharing,
+        external_name: None,
     }
 }
 
@@ -60,6 +61,8 @@ fn slice(name: &str, port: &str, endpoints: &[(&str, char)]) -> EndpointSlice {
         service: key(),
         endpoints: endpoints.iter().map(endpoint).collect(),
         ports: vec![SlicePort { name: port.into(), protocol: Protocol::TCP, port: 8080 }],
+        source_cluster: None,
+        import: None,
     }
 }
 

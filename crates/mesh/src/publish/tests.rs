@@ -76,6 +76,7 @@ fn service(sharing: Sharing, ips: &[&str]) -> Service {
         labels: Default::default(),
         selector: Default::default(),
         sharing,
+        external_name: None,
     }
 }
 
