@@ -18,9 +18,12 @@ use tokio::time::{Instant as Deadline, timeout_at};
 pub use resolv_conf::{nameservers, parse_list};
 
 use crate::server::Transport;
-use crate::wire::{Invalid, Message, Query};
+use crate::wire::{Invalid, Message, Query, Rcode};
 use cache::{Cache, Key};
 use upstreams::Upstreams;
+
+/// No datagram is longer: we ask for much shorter ones.
+const LONGEST: usize = 4096;
 
 /// How questions are passed on.
 #[derive(Debug, Clone)]
@@ -104,9 +107,9 @@ impl Forwarder {
     pub async fn ask(&self, query: &Query, transport: Transport) -> Result<Arc<Message>, Failure> {
         let end = Deadline::now() + self.options.total;
         let servers = lock(&self.upstreams).order(Instant::now());
-        let mut failure = Failure::NoServer;
+        let (mut failure, mut refused) = (Failure::NoServer, None);
         // A lone server is asked again: datagrams get lost.
-        for server in servers.iter().cycle() {
+        for (asked, server) in (1..).zip(servers.iter().cycle()) {
             let deadline = end.min(Deadline::now() + self.options.attempt);
             let id = rand::random();
             let result = match transport {
@@ -118,7 +121,13 @@ impl Forwarder {
                 Ok(Ok(message)) => {
                     let message = Arc::new(message);
                     lock(&self.cache).put(Key::of(query), message.clone(), Instant::now());
-                    return Ok(message);
+                    let good = [Rcode::NO_ERROR, Rcode::NX_DOMAIN].contains(&message.rcode());
+                    if good || asked >= servers.len() {
+                        return Ok(message);
+                    }
+                    // The next one may do better.
+                    refused = Some(message);
+                    continue;
                 }
                 Ok(Err(error)) => {
                     // Not at once again: it may be starting.
@@ -132,7 +141,7 @@ impl Forwarder {
                 break;
             }
         }
-        Err(failure)
+        refused.ok_or(failure)
     }
 }
 
@@ -150,7 +159,7 @@ pub async fn over_udp(server: SocketAddr, query: &Query, id: u16) -> std::io::Re
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
     socket.send(&query.encode(id)).await?;
-    let mut buffer = vec![0; 65535];
+    let mut buffer = vec![0; LONGEST];
     loop {
         let length = socket.recv(&mut buffer).await?;
         // Anybody may have sent it: what is not the answer is not the end either.

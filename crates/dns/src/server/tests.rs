@@ -246,6 +246,12 @@ async fn servers_that_do_not_answer_are_passed_over_and_nobody_answering_is_said
         start(zone("cluster.local"), Some(&[silent, gone, upstream.address]), Limits::default()).await;
     let outside = question("web.shop.svc.test.example", RecordType::A);
     assert_eq!(addresses(&udp(&server, &outside).await).len(), 1);
+    let refusing = start(zone("else.example"), None, Limits::default()).await;
+    let second =
+        start(zone("cluster.local"), Some(&[refusing.address, upstream.address]), Limits::default()).await;
+    assert_eq!(addresses(&udp(&second, &outside).await).len(), 1);
+    let nowhere = question("example.com", RecordType::A);
+    assert_eq!(udp(&second, &nowhere).await.rcode(), Rcode::REFUSED, "by both");
     let none = start(zone("cluster.local"), Some(&[silent]), Limits::default()).await;
     assert_eq!(udp(&none, &outside).await.rcode(), Rcode::SERVER_FAILURE);
     let empty = start(zone("cluster.local"), Some(&[]), Limits::default()).await;

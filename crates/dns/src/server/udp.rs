@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,8 @@ use crate::limits::Places;
 
 /// No question is longer; of a longer datagram the rest is not read, and what is read is refused.
 const LONGEST: usize = 4096;
+/// How long reading rests when the system has an error instead of a datagram.
+const REST: Duration = Duration::from_millis(10);
 
 /// One task that reads datagrams.
 pub(super) struct Reader {
@@ -34,8 +37,10 @@ impl Reader {
             };
             match received {
                 Ok((length, client)) => self.take(&buffer[..length], client).await,
-                // A datagram of ours was not wanted: the next one may be.
-                Err(error) => debug!(%error, "reading datagrams"),
+                Err(error) => {
+                    debug!(%error, "cannot read a datagram");
+                    tokio::time::sleep(REST).await;
+                }
             }
         }
     }
