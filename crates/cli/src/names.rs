@@ -25,9 +25,9 @@ pub(crate) const KVSTOREMESH_PEERS: &str = "cilium-kvstoremesh";
 pub(crate) const PEER_TRUST: &str = "clustermesh-apiserver-peer-trust";
 /// Ours: DaemonSet and ServiceAccount of the agent.
 pub(crate) const AGENT: &str = "causeway";
-/// Ours: Deployment and ServiceAccount of the name server, and its Service beside the cluster's own DNS.
+/// Ours: Deployment, Service and ServiceAccount of the name server beside the cluster's own DNS.
 pub(crate) const DNS: &str = "causeway-dns";
-/// Service of the cluster's own DNS.
+/// The same where it is the cluster's own DNS.
 pub(crate) const CLUSTER_DNS: &str = "kube-dns";
 /// Label of agent pods.
 pub(crate) const AGENT_LABEL: (&str, &str) = ("k8s-app", "cilium");

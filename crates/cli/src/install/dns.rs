@@ -16,6 +16,7 @@ use crate::names;
 
 /// Everything about it but its Service.
 pub(super) fn workload(o: &Options, dns: &Dns) -> Vec<Value> {
+    let name = name(dns);
     let rules = json!([
         rule(&[""], &["services"], READ),
         rule(&["discovery.k8s.io"], &["endpointslices"], READ),
@@ -24,10 +25,10 @@ pub(super) fn workload(o: &Options, dns: &Dns) -> Vec<Value> {
     ]);
     vec![
         json!({ "apiVersion": "v1", "kind": "ServiceAccount",
-            "metadata": { "name": names::DNS, "namespace": o.namespace, "labels": labels(names::DNS) } }),
+            "metadata": { "name": name, "namespace": o.namespace, "labels": labels(name) } }),
         json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-            "metadata": { "name": names::DNS, "labels": labels(names::DNS) }, "rules": rules }),
-        binding(o, "ClusterRoleBinding", "ClusterRole", names::DNS, None),
+            "metadata": { "name": name, "labels": labels(name) }, "rules": rules }),
+        binding(o, "ClusterRoleBinding", "ClusterRole", name, None),
         deployment(o, dns),
     ]
 }
@@ -39,16 +40,17 @@ fn name(dns: &Dns) -> &'static str {
 /// Its Service. It comes before others: its address may be one that they could be given.
 pub(super) fn service(o: &Options, dns: &Dns) -> Value {
     let port = |name: &str, protocol: &str, port: u16| json!({ "name": name, "protocol": protocol, "port": port, "targetPort": port });
+    let name = name(dns);
     let mut service = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {
-            "name": name(dns), "namespace": o.namespace,
-            "labels": { "k8s-app": name(dns), "app.kubernetes.io/part-of": "causeway",
-                        "app.kubernetes.io/name": names::DNS },
+            "name": name, "namespace": o.namespace,
+            "labels": { "k8s-app": name, "app.kubernetes.io/part-of": "causeway",
+                        "app.kubernetes.io/name": name },
             "annotations": { "prometheus.io/port": crate::dns::HEALTH_PORT.to_string(), "prometheus.io/scrape": "true" },
         },
         "spec": {
-            "selector": { "k8s-app": names::DNS },
+            "selector": { "k8s-app": name },
             "ports": [port("dns", "UDP", 53), port("dns-tcp", "TCP", 53), port("metrics", "TCP", crate::dns::HEALTH_PORT)],
         },
     });
@@ -60,6 +62,7 @@ pub(super) fn service(o: &Options, dns: &Dns) -> Value {
 }
 
 fn deployment(o: &Options, dns: &Dns) -> Value {
+    let name = name(dns);
     let mut command = vec![BINARY, "dns"];
     if dns.cluster_ip.is_none() {
         // The cluster's own DNS asks us for the cluster set only, and would ask itself through us for the rest.
@@ -68,16 +71,16 @@ fn deployment(o: &Options, dns: &Dns) -> Value {
     let health = |path: &str| json!({ "path": path, "port": crate::dns::HEALTH_PORT });
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": { "name": names::DNS, "namespace": o.namespace, "labels": labels(names::DNS) },
+        "metadata": { "name": name, "namespace": o.namespace, "labels": labels(name) },
         "spec": {
             "replicas": dns.replicas,
-            "selector": { "matchLabels": { "k8s-app": names::DNS } },
+            "selector": { "matchLabels": { "k8s-app": name } },
             "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 0 } },
             "template": {
-                "metadata": { "labels": { "k8s-app": names::DNS, "app.kubernetes.io/part-of": "causeway",
-                                          "app.kubernetes.io/name": names::DNS } },
+                "metadata": { "labels": { "k8s-app": name, "app.kubernetes.io/part-of": "causeway",
+                                          "app.kubernetes.io/name": name } },
                 "spec": {
-                    "serviceAccountName": names::DNS,
+                    "serviceAccountName": name,
                     "priorityClassName": "system-cluster-critical",
                     // Whom it asks must not be itself.
                     "dnsPolicy": "Default",
@@ -85,7 +88,7 @@ fn deployment(o: &Options, dns: &Dns) -> Value {
                     "affinity": { "podAntiAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [{
                         "weight": 100,
                         "podAffinityTerm": { "topologyKey": "kubernetes.io/hostname",
-                                             "labelSelector": { "matchLabels": { "k8s-app": names::DNS } } },
+                                             "labelSelector": { "matchLabels": { "k8s-app": name } } },
                     }] } },
                     "containers": [{
                         "name": "dns",

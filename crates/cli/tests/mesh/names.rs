@@ -82,7 +82,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: upstream, namespace: kube-system}
 spec:
-  serviceAccountName: causeway-dns
+  serviceAccountName: kube-dns
   dnsPolicy: Default
   terminationGracePeriodSeconds: 1
   containers:
@@ -118,7 +118,7 @@ fn pod_ip(mesh: &Clusters, pod: &str) -> String {
 #[test]
 fn netns_pods_find_services_by_name() {
     let mesh = Clusters::up("t-names");
-    let rollout = ["-n", "kube-system", "rollout", "status", "deployment/causeway-dns", "--timeout=60s"];
+    let rollout = ["-n", "kube-system", "rollout", "status", "deployment/kube-dns", "--timeout=60s"];
     mesh.kubectl(ONE, &rollout);
     let url = mesh.web();
     let web = url.trim_start_matches("http://");
@@ -184,6 +184,28 @@ fn netns_pods_find_services_by_name() {
     mesh.apply(ONE, IMPORT);
     resolves(&mesh, set, &["192.0.2.44"]);
 
+    // Beside another DNS of the cluster: the cluster set's names only, and what that DNS needs to know is said.
+    let said = mesh.install(ONE, &["--enable-dns"]);
+    mesh.kubectl(
+        ONE,
+        &["-n", "kube-system", "rollout", "status", "deployment/causeway-dns", "--timeout=60s"],
+    );
+    let beside = ["-n", "kube-system", "get", "service", "causeway-dns", "-o", "jsonpath={.spec.clusterIP}"];
+    let beside = mesh.kubectl(ONE, &beside);
+    assert!(
+        said.contains("clusterset.local:53 {") && said.contains(&format!("forward . {beside}\n")),
+        "{said}"
+    );
+    let ask = |name: &str| {
+        let output = client(&["causeway", "dns", "query", name, "--server", &beside]);
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    until("the server beside it", || ask(set).contains("192.0.2.44"));
+    for name in ["web.shop.svc.cluster.local", "example.com"] {
+        assert!(ask(name).contains("REFUSED"), "{name}: {}", ask(name));
+    }
+    assert!(ask("else.shop.svc.clusterset.local").contains("NXDOMAIN"));
+
     // What is not ours is asked of others.
     let plan = mesh.lab.plan();
     let api = plan.clusters.iter().find(|cluster| cluster.name == ONE).unwrap().api_server.to_string();
@@ -197,7 +219,7 @@ fn netns_pods_find_services_by_name() {
     let env = format!(
         r#"{{"spec":{{"template":{{"spec":{{"containers":[{{"name":"dns","env":[{{"name":"CAUSEWAY_DNS_UPSTREAMS","value":"{upstream}"}}]}}]}}}}}}}}"#
     );
-    mesh.kubectl(ONE, &["-n", "kube-system", "patch", "deployment", "causeway-dns", "-p", &env]);
+    mesh.kubectl(ONE, &["-n", "kube-system", "patch", "deployment", "kube-dns", "-p", &env]);
     mesh.kubectl(ONE, &rollout);
     resolves(&mesh, "web.shop.svc.test.example", &[web]);
     resolves(&mesh, "outside", &[web]);

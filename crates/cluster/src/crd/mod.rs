@@ -27,7 +27,7 @@ pub use node::{
     AddressPair, CiliumNode, CiliumNodeAddress, CiliumNodeSpec, EncryptionSpec, IpamPool, IpamPools, IpamSpec,
 };
 pub use service_export::{ServiceExport, ServiceExportSpec};
-pub use service_import::{ServiceImport, ServiceImportPort, ServiceImportSpec, ServiceImportVersion};
+pub use service_import::{McsVersion, ServiceImport, ServiceImportPort, ServiceImportSpec};
 
 use crate::Error;
 

@@ -54,16 +54,25 @@ pub struct ServiceImportPort {
 
 /// A version of the API, which is how the objects are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ServiceImportVersion {
+pub enum McsVersion {
     /// `v1alpha1`
     V1alpha1,
     /// `v1beta1`
     V1beta1,
 }
 
-impl ServiceImportVersion {
+impl McsVersion {
+    /// The best of the versions a definition serves.
+    pub fn best(served: &[String]) -> Self {
+        if served.iter().any(|version| version == Self::V1beta1.as_str()) {
+            Self::V1beta1
+        } else {
+            Self::V1alpha1
+        }
+    }
+
     /// Its word.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::V1alpha1 => "v1alpha1",
             Self::V1beta1 => "v1beta1",
@@ -72,18 +81,18 @@ impl ServiceImportVersion {
 }
 
 impl kube::Resource for ServiceImport {
-    type DynamicType = ServiceImportVersion;
+    type DynamicType = McsVersion;
     type Scope = kube::core::NamespaceResourceScope;
-    fn kind(_: &ServiceImportVersion) -> Cow<'_, str> {
+    fn kind(_: &McsVersion) -> Cow<'_, str> {
         "ServiceImport".into()
     }
-    fn group(_: &ServiceImportVersion) -> Cow<'_, str> {
+    fn group(_: &McsVersion) -> Cow<'_, str> {
         "multicluster.x-k8s.io".into()
     }
-    fn version(version: &ServiceImportVersion) -> Cow<'_, str> {
+    fn version(version: &McsVersion) -> Cow<'_, str> {
         version.as_str().into()
     }
-    fn plural(_: &ServiceImportVersion) -> Cow<'_, str> {
+    fn plural(_: &McsVersion) -> Cow<'_, str> {
         "serviceimports".into()
     }
     fn meta(&self) -> &ObjectMeta {

@@ -18,8 +18,7 @@ use kube::{Api, Client};
 
 use crate::convert::{self, AddressOwners, EndpointGroup, EndpointUnion};
 use crate::crd::{
-    self, CiliumEndpoint, CiliumEndpointSlice, CiliumIdentity, CiliumNode, ServiceExport,
-    ServiceImportVersion,
+    self, CiliumEndpoint, CiliumEndpointSlice, CiliumIdentity, CiliumNode, McsVersion, ServiceExport,
 };
 use watch::{watch, watch_as};
 
@@ -128,9 +127,7 @@ pub fn all_endpoint_slices(client: Client) -> impl Stream<Item = Event<EndpointS
 /// The ServiceImports, of the newest version that is served; none until their definition exists.
 pub fn imports(client: Client) -> impl Stream<Item = Event<ServiceImport>> + Send + 'static {
     defined::once_defined(client.clone(), "serviceimports.multicluster.x-k8s.io", move |versions| {
-        let newest = ServiceImportVersion::V1beta1;
-        let served = versions.iter().any(|version| version == newest.as_str());
-        let version = if served { newest } else { ServiceImportVersion::V1alpha1 };
+        let version = McsVersion::best(&versions);
         watch_as(
             "serviceimports".to_owned(),
             Api::<crd::ServiceImport>::all_with(client, &version),

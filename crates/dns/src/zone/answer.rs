@@ -174,9 +174,9 @@ impl Zone {
                 let targets = self.targets(meaning);
                 let is_import = matches!(meaning, Meaning::Import(_));
                 let fits = |target: &&Target<'_>| match prefix {
-                    [host] if !is_import => target.label == *host,
+                    [host] if !is_import => target.is_called(host),
                     [host, cluster] if is_import => {
-                        target.label == *host && target.cluster.eq_ignore_ascii_case(cluster)
+                        target.is_called(host) && target.cluster.eq_ignore_ascii_case(cluster)
                     }
                     _ => false,
                 };
@@ -216,8 +216,8 @@ impl Zone {
                 let of_port = |p: &&causeway_model::SlicePort| p.name == port && p.protocol == protocol;
                 let Some(number) = target.ports.iter().find(of_port).map(|p| p.port) else { continue };
                 let host = match meaning {
-                    Meaning::Service(_) => owner.under(&target.label),
-                    Meaning::Import(_) => owner.under(&format!("{}.{}", target.label, target.cluster)),
+                    Meaning::Service(_) => owner.under(&target.label()),
+                    Meaning::Import(_) => owner.under(&format!("{}.{}", target.label(), target.cluster)),
                 };
                 // A host name that makes the name too long has none.
                 let Some(host) = host else { continue };
@@ -301,12 +301,16 @@ impl Zone {
                     let import = import
                         .filter(|key| self.imports.get(key).is_some_and(|i| i.kind == ExportType::Headless));
                     for target in self.targets_of_slice(slice).filter(|target| target.address == address) {
-                        let rank = if target.named { 2 } else { 4 };
-                        if self.services.get(&slice.service).is_some() && (target.named || headless) {
-                            best[rank].extend(under(cluster, &slice.service, &format!("{}.", target.label)));
+                        let rank = if target.is_named() { 2 } else { 4 };
+                        if self.services.get(&slice.service).is_some() && (target.is_named() || headless) {
+                            best[rank].extend(under(
+                                cluster,
+                                &slice.service,
+                                &format!("{}.", target.label()),
+                            ));
                         }
                         if let Some(import) = &import {
-                            let prefix = format!("{}.{}.", target.label, target.cluster);
+                            let prefix = format!("{}.{}.", target.label(), target.cluster);
                             best[3].extend(under(clusterset, import, &prefix));
                         }
                     }

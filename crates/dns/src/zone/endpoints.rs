@@ -11,14 +11,33 @@ use super::Zone;
 #[derive(Debug, Clone)]
 pub(super) struct Target<'a> {
     pub(super) address: IpAddr,
-    /// Its label: the endpoint's host name, else its address with dashes.
-    pub(super) label: String,
-    /// Whether the label is a host name somebody chose.
-    pub(super) named: bool,
+    /// The host name somebody chose for the endpoint; empty = none.
+    hostname: &'a str,
     /// The cluster it is in.
     pub(super) cluster: &'a str,
     /// The ports it serves.
     pub(super) ports: &'a [SlicePort],
+}
+
+impl Target<'_> {
+    /// Whether somebody chose its label.
+    pub(super) fn is_named(&self) -> bool {
+        !self.hostname.is_empty()
+    }
+
+    /// Its label: the host name, else the address with dashes.
+    pub(super) fn label(&self) -> String {
+        if self.is_named() { self.hostname.to_ascii_lowercase() } else { dashed(self.address) }
+    }
+
+    /// Whether that is its label.
+    pub(super) fn is_called(&self, label: &str) -> bool {
+        if self.is_named() {
+            self.hostname.eq_ignore_ascii_case(label)
+        } else {
+            undashed(label) == Some(self.address)
+        }
+    }
 }
 
 /// The label of an address: `10-1-2-3`, `fd00--3`; never with a dash at an end, which no label has.
@@ -66,9 +85,8 @@ impl Zone {
         // With publishNotReadyAddresses, Kubernetes' own controller lists them as ready.
         slice.endpoints.iter().filter(|endpoint| endpoint.conditions.ready).flat_map(move |endpoint| {
             endpoint.addresses.iter().map(move |&address| {
-                let named = !endpoint.hostname.is_empty();
-                let label = if named { endpoint.hostname.to_ascii_lowercase() } else { dashed(address) };
-                Target { address, label, named, cluster, ports: &slice.ports }
+                let hostname = endpoint.hostname.as_str();
+                Target { address, hostname, cluster, ports: &slice.ports }
             })
         })
     }
