@@ -203,7 +203,8 @@ impl Zone {
         meaning: &Meaning<'_>,
         kind: RecordType,
     ) -> Option<Answer> {
-        let protocol = protocol_of(protocol)?;
+        // Ports without a name have no record.
+        let protocol = protocol_of(protocol).filter(|_| !port.is_empty())?;
         let (key, addresses, headless) = match meaning {
             Meaning::Service(service) => (&service.key, &service.cluster_ips, service.headless),
             Meaning::Import(import) => (&import.key, &import.ips, import.kind == ExportType::Headless),

@@ -62,7 +62,9 @@ pub(crate) fn slice(name: &str, of: ServiceKey, endpoints: &[(&str, &str, bool)]
         key: SliceKey { namespace: of.namespace.clone(), name: name.into() },
         service: of,
         endpoints: endpoints.iter().map(endpoint).collect(),
-        ports: vec![SlicePort { name: "http".into(), protocol: Protocol::TCP, port: 8080 }],
+        ports: [("http", 8080), ("", 9090)]
+            .map(|(name, port)| SlicePort { name: name.into(), protocol: Protocol::TCP, port })
+            .to_vec(),
         source_cluster: None,
         import: None,
     }

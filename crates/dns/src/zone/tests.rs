@@ -112,6 +112,7 @@ fn every_record_of_this_cluster() {
             "SRV 0 50 8080 db-0.db.shop.svc.cluster.local., SRV 0 50 8080 10-1-0-2.db.shop.svc.cluster.local.",
         ),
         ("_dns._udp.db.shop.svc", "SRV", "NoName"),
+        ("_._tcp.db.shop.svc", "SRV", "NoName"),
         ("empty.shop.svc", "A", "NoName"),
         ("_http._tcp.empty.shop.svc", "SRV", "NoName"),
         // Elsewhere.
