@@ -227,6 +227,35 @@ async fn exports_are_published_once_they_are_defined() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn imports_are_seen_once_they_are_defined_in_whatever_version() {
+    for versions in [&["v1alpha1"][..], &["v1alpha1", "v1beta1"]] {
+        let cluster = start().await;
+        let mut imports = source::imports(cluster.client.clone()).boxed();
+        assert_eq!([next(&mut imports).await, next(&mut imports).await], [Event::Reset, Event::Synced]);
+        let mut crd = serde_json::to_value(crd::service_export_crd()).unwrap();
+        crd["metadata"]["name"] = "serviceimports.multicluster.x-k8s.io".into();
+        crd["spec"]["names"] = serde_json::json!({ "kind": "ServiceImport", "listKind": "ServiceImportList", "plural": "serviceimports", "singular": "serviceimport" });
+        let of = |version: &&str| {
+            let schema =
+                serde_json::json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+            serde_json::json!({ "name": version, "served": true, "storage": *version == versions[0], "schema": { "openAPIV3Schema": schema } })
+        };
+        crd["spec"]["versions"] = versions.iter().map(of).collect();
+        apply(&cluster.client, &crd).await;
+        assert_eq!([next(&mut imports).await, next(&mut imports).await], [Event::Reset, Event::Synced]);
+        let api = format!("multicluster.x-k8s.io/{}", versions[0]);
+        apply(
+            &cluster.client,
+            &serde_json::json!({ "apiVersion": api, "kind": "ServiceImport", "metadata": { "name": "db", "namespace": "default" },
+                "spec": { "type": "ClusterSetIP", "ips": ["10.96.0.7"], "ports": [{ "name": "sql", "port": 5432 }] } }),
+        )
+        .await;
+        let Event::Upsert(import) = next(&mut imports).await else { panic!("an import") };
+        assert_eq!((import.key.to_string().as_str(), import.ips.len()), ("default/db", 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_race_agree_on_one_identity_per_label_set() {
     let cluster = start().await;
     let range = info().id.identities(info().max_clusters);

@@ -50,5 +50,6 @@ fn options(lab: &Lab, cluster: &ClusterPlan) -> Result<install::Options> {
         image: IMAGE.into(),
         kvstoremesh: false,
         ipv6: cluster.pod_cidr_v6.is_some(),
+        dns: cluster.dns().map(|ip| install::Dns { cluster_ip: Some(ip.into()), replicas: 1 }),
     })
 }

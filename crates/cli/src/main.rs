@@ -8,6 +8,7 @@ mod caching;
 mod clustermesh;
 mod cni;
 mod content;
+mod dns;
 mod install;
 mod kubeclient;
 mod kvstore;
@@ -59,6 +60,8 @@ Certificates that are still good are kept. Next: causeway clustermesh connect --
     Apiserver(apiserver::ApiserverArgs),
     /// Run the cache of the other clusters, which the agents read instead of the clusters themselves
     Kvstoremesh(kvstoremesh::KvstoremeshArgs),
+    /// Run a server for the names of services, of this cluster and of the cluster set; `dns query` asks one
+    Dns(dns::DnsArgs),
     /// Clusters out of network namespaces on this machine
     Lab(causeway_lab::cli::LabCommand),
     /// Act as CNI plugin (container runtimes call this)
@@ -111,6 +114,7 @@ fn run(role: Role) -> anyhow::Result<ExitCode> {
             done(runtime.block_on(apiserver::run(args)))
         }
         Role::Kvstoremesh(args) => done(runtime()?.block_on(kvstoremesh::run(args))),
+        Role::Dns(args) => done(runtime()?.block_on(dns::run(args))),
         Role::Lab(command) => runtime()?.block_on(lab::run(command)),
         Role::Cni => Ok(cni::main()),
         Role::Completion { shell } => {

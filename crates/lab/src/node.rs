@@ -28,6 +28,8 @@ pub struct NodeConfig {
     pub zone: String,
     /// Address of the cluster's API server in the VPC.
     pub api_server: Ipv4Addr,
+    /// Address of the cluster's DNS.
+    pub cluster_dns: Option<Ipv4Addr>,
 }
 
 impl NodeConfig {
@@ -68,6 +70,7 @@ pub async fn run(shutdown: CancellationToken) -> Result<()> {
         executable: Some(EXECUTABLE.into()),
         api_host: node.api_server.to_string(),
         api_port: API_PORT,
+        cluster_dns: node.cluster_dns.map(IpAddr::V4),
         ..KubeletConfig::new(client, &node.name, IpAddr::V4(node.address), NODE_CGROUP.into())
     };
     Ok(kubelet::run(config, shutdown).await?)

@@ -75,6 +75,8 @@ fn slice(n: usize, endpoints: usize, changed: u32) -> EndpointSlice {
         service: key(),
         ports: vec![port("http", 8080), port("metrics", 9090)],
         endpoints: (0..endpoints).map(endpoint).collect(),
+        source_cluster: None,
+        import: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod collection;
 mod event;
 mod export;
 mod identity;
+mod import;
 mod labels;
 pub mod lb;
 mod node;
@@ -21,6 +22,7 @@ pub use collection::{Change, Collection};
 pub use event::{Event, Keyed};
 pub use export::{ExportPort, ExportRequest, ExportType, ServiceExport};
 pub use identity::{Identity, NumericIdentity};
+pub use import::{ImportPort, ServiceImport};
 pub use labels::{
     CLUSTER_LABEL, Label, Labels, NAMESPACE_LABEL, NAMESPACE_LABELS_PREFIX, SERVICE_ACCOUNT_LABEL,
 };

@@ -186,6 +186,8 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     /// `clusterIP: None`, or the headless label is present.
     pub headless: bool,
+    /// `spec.externalName` of services of that type.
+    pub external_name: Option<String>,
     /// `spec.externalIPs`.
     pub external_ips: Vec<IpAddr>,
     /// Addresses the cloud gave (`status.loadBalancer.ingress[].ip`).
@@ -228,6 +230,7 @@ impl Service {
             kind: ServiceType::ClusterIP,
             cluster_ips: vec![],
             headless: false,
+            external_name: None,
             external_ips: vec![],
             load_balancer_ips: vec![],
             ports: vec![],
@@ -314,6 +317,10 @@ pub struct EndpointSlice {
     pub endpoints: Vec<SliceEndpoint>,
     /// The ports all endpoints serve.
     pub ports: Vec<SlicePort>,
+    /// The cluster it comes from, where its label says so: the own one is not named.
+    pub source_cluster: Option<String>,
+    /// Name of the ServiceImport it belongs to, where its label says so.
+    pub import: Option<String>,
 }
 
 impl Keyed for EndpointSlice {

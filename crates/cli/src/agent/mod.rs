@@ -55,7 +55,7 @@ pub(crate) const HEALTH_PORT: u16 = 9879;
 /// How long tasks may take to end.
 const GRACE: Duration = Duration::from_secs(3);
 
-const KEYS: [Key; 15] = [
+const KEYS: [Key; 18] = [
     Key::with_default("clustermesh-sync-timeout", "1m0s"),
     Key::with_default("clustermesh-cache-ttl", "0s"),
     Key::with_default("health-listen", "127.0.0.1:9879"),

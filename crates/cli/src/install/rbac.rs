@@ -46,14 +46,14 @@ pub(super) fn all(o: &Options) -> Vec<Value> {
     list
 }
 
-const READ: &[&str] = &["get", "list", "watch"];
+pub(super) const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["get", "list", "watch", "create", "update", "patch", "delete"];
 
-fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
+pub(super) fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
     json!({ "apiGroups": groups, "resources": resources, "verbs": verbs })
 }
 
-fn binding(o: &Options, kind: &str, role: &str, name: &str, namespace: Option<&str>) -> Value {
+pub(super) fn binding(o: &Options, kind: &str, role: &str, name: &str, namespace: Option<&str>) -> Value {
     let mut metadata = json!({ "name": name, "labels": labels(name) });
     if let Some(namespace) = namespace {
         metadata["namespace"] = json!(namespace);

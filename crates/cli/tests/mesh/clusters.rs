@@ -61,15 +61,20 @@ impl Clusters {
 
     /// Installs once more, now with a cache of the other clusters in the mesh server. Connect after it.
     pub(crate) fn cache(&self, cluster: &str) {
+        self.install(cluster, &["--enable-kvstoremesh"]);
+        let wait =
+            ["-n", "kube-system", "rollout", "status", "deployment/clustermesh-apiserver", "--timeout=60s"];
+        self.kubectl(cluster, &wait);
+    }
+
+    /// Installs once more, as an operator would, with more flags; what it said.
+    pub(crate) fn install(&self, cluster: &str, flags: &[&str]) -> String {
         let plan = self.lab.plan();
         let of = plan.clusters.iter().find(|plan| plan.name == cluster).unwrap();
         let (id, api) = (of.id.to_string(), format!("{}:{API_PORT}", of.api_server));
         let subnet = &plan.subnets[of.subnet].id;
         let place = ["--context", cluster, "--cluster-id", &id, "--subnet-id", subnet, "--api-server", &api];
-        self.causeway(&[&["install", "--enable-kvstoremesh"], &place[..]].concat());
-        let wait =
-            ["-n", "kube-system", "rollout", "status", "deployment/clustermesh-apiserver", "--timeout=60s"];
-        self.kubectl(cluster, &wait);
+        self.causeway(&[&["install"], flags, &place[..]].concat())
     }
 
     pub(crate) fn connect(&self) -> String {

@@ -8,6 +8,7 @@ mod endpoint;
 mod export;
 mod host_ports;
 mod identity;
+mod import;
 mod node;
 mod owners;
 mod service;
@@ -22,10 +23,11 @@ pub use endpoint::{endpoint, endpoint_slice};
 pub use export::export;
 pub use host_ports::host_ports;
 pub use identity::identity;
+pub use import::import;
 pub use node::node;
 pub use owners::AddressOwners;
-pub use service::service;
-pub use slice::{MESH_SLICE_MANAGER, slice};
+pub use service::{any_service, service};
+pub use slice::{MESH_SLICE_MANAGER, any_slice, slice};
 pub use union::{EndpointGroup, EndpointUnion};
 
 /// An address; empty text and nonsense are none.

@@ -24,10 +24,13 @@ const MAX_AFFINITY_SECONDS: u32 = (1 << 24) - 1;
 /// The service of an object; `None` if it belongs to another proxy. Ours are those labelled with the
 /// name `proxy`, and without a name those without the label.
 pub fn service(object: &core::Service, proxy: Option<&str>) -> Option<Service> {
+    let label = object.metadata.labels.as_ref().and_then(|labels| labels.get(PROXY_LABEL));
+    (label.map(String::as_str) == proxy).then(|| any_service(object))
+}
+
+/// The service of an object, whoever's proxy it belongs to.
+pub fn any_service(object: &core::Service) -> Service {
     let labels = object.metadata.labels.clone().unwrap_or_default();
-    if labels.get(PROXY_LABEL).map(String::as_str) != proxy {
-        return None;
-    }
     let (namespace, name) = names(&object.metadata);
     let spec = object.spec.clone().unwrap_or_default();
     let cluster_ip = spec.cluster_ip.unwrap_or_default();
@@ -71,7 +74,7 @@ pub fn service(object: &core::Service, proxy: Option<&str>) -> Option<Service> {
         source_ranges,
         deny_source_ranges,
     };
-    Some(Service {
+    Service {
         kind: match spec.type_.as_deref() {
             Some("NodePort") => ServiceType::NodePort,
             Some("LoadBalancer") => ServiceType::LoadBalancer,
@@ -80,6 +83,7 @@ pub fn service(object: &core::Service, proxy: Option<&str>) -> Option<Service> {
         },
         cluster_ips: cluster_ips.iter().filter(|_| !headless).filter_map(|text| ip(text)).collect(),
         headless,
+        external_name: spec.external_name.filter(|_| spec.type_.as_deref() == Some("ExternalName")),
         external_ips: spec.external_ips.unwrap_or_default().iter().filter_map(|text| ip(text)).collect(),
         load_balancer_ips: balancer.filter_map(|i| ip(i.ip.as_deref()?)).collect(),
         ports: ports.collect(),
@@ -97,7 +101,7 @@ pub fn service(object: &core::Service, proxy: Option<&str>) -> Option<Service> {
         node_label: annotations.node_label(),
         warnings: annotations.into_warnings(),
         ..Service::new(ServiceKey { namespace, name })
-    })
+    }
 }
 
 /// Kubernetes refuses other words.

@@ -23,11 +23,11 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     T: Keyed + Send + 'static,
 {
-    watch_some(K::plural(&()).into_owned(), api, watcher::Config::default(), convert, key)
+    watch_as(K::plural(&()).into_owned(), api, watcher::Config::default(), convert, key)
 }
 
-/// The same for the objects that `config` selects; `what` is for the log.
-pub(super) fn watch_some<K, T>(
+/// The same for the objects that `config` selects, also of a type that is known only at run time; `what` is for the log.
+pub(super) fn watch_as<K, T>(
     what: String,
     api: Api<K>,
     config: watcher::Config,

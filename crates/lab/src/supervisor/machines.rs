@@ -147,6 +147,7 @@ impl Supervisor {
             address_v6: node.address_v6,
             zone: node.zone.clone(),
             api_server: cluster.api_server,
+            cluster_dns: cluster.dns(),
         };
         let state = self.dir.node(&cluster.name, &node.name);
         let text = serde_json::to_vec_pretty(&config).what(|| "encode a node".into())?;

@@ -157,6 +157,14 @@ fn share(first: u32, count: u32, i: u32, n: u32) -> AddressPool {
     AddressPool { first: (first + i * each).into(), last: (first + (i + 1) * each - 1).into() }
 }
 
+impl ClusterPlan {
+    /// Address of the cluster's DNS, the tenth of its Services; `None` if they are not so many.
+    pub fn dns(&self) -> Option<Ipv4Addr> {
+        let address = Ipv4Addr::from(u32::from(self.service_cidr.network()) + 10);
+        (self.service_cidr.contains(&address) && address != self.service_cidr.broadcast()).then_some(address)
+    }
+}
+
 impl Plan {
     /// Decides the addresses of a valid topology; the same for the same topology.
     pub fn new(topology: &Topology) -> Plan {

@@ -123,6 +123,8 @@ fn slice(n: u8, of: u8, ports: &Numbers, hosts: &[Host]) -> EndpointSlice {
         service: key(of),
         endpoints: hosts.iter().map(endpoint).collect(),
         ports: ports.iter().map(port).collect(),
+        source_cluster: None,
+        import: None,
     }
 }
 

@@ -52,6 +52,8 @@ fn slice(name: &str, port: &str, endpoints: &[(&str, char)]) -> EndpointSlice {
         service: key(),
         endpoints: endpoints.iter().map(endpoint).collect(),
         ports: vec![SlicePort { name: port.into(), protocol: Protocol::TCP, port: 8080 }],
+        source_cluster: None,
+        import: None,
     }
 }
 
