@@ -158,7 +158,8 @@ mod tests {
         assert_eq!(store.apply_leased(put(), 7), Err(Error::LeaseNotFound));
         store.lease_grant(7, 60, now).unwrap();
         store.apply_leased(put(), 7).unwrap();
-        assert!(store.lock().live(b"k/a").unwrap().value.as_ref().unwrap().is_same(&value));
+        let held = store.lock().live(b"k/a").unwrap().value.clone().unwrap();
+        assert!(std::ptr::eq(&*held, &*value), "one copy, here and in the store");
         store.apply_leased(put(), 7).unwrap();
         assert_eq!(store.revision(), 2, "the same value under the same lease");
         assert_eq!(store.lease_info(7, now).unwrap().keys, ["k/a"]);

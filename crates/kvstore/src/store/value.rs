@@ -10,13 +10,6 @@ use bytes::Bytes;
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Value(Arc<[u8]>);
 
-impl Value {
-    /// Whether both are the same memory.
-    pub fn is_same(&self, other: &Value) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
 impl Deref for Value {
     type Target = [u8];
 
