@@ -321,7 +321,7 @@ mod tests {
         let endpoint: crate::Endpoint = serde_json::from_value(serde_json::json!({
             "id": 1, "container_id": "c", "ifname": "eth0", "netns": "/proc/7/ns/net", "ip": "10.1.0.5",
             "ip6": "fd00:1::5", "pod_namespace": "shop", "pod_name": "web-1", "pod_uid": "u-1",
-            "identity": 5, "host_ifname": "lxc0", "ifindex": 9, "mac": [0; 6], "host_mac": [0; 6],
+            "identity": 5, "host_ifname": "lxc0", "ifindex": 9, "mac": [2, 0, 0, 0, 0, 1], "host_mac": [2, 0, 0, 0, 0, 2],
         }))
         .unwrap();
         let gateways =

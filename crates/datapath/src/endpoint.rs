@@ -242,7 +242,7 @@ mod tests {
         let old = serde_json::json!({
             "id": 1, "container_id": "c", "ifname": "eth0", "netns": "/proc/7/ns/net", "ip": "10.1.0.5",
             "pod_namespace": "shop", "pod_name": "web-1", "pod_uid": "u-1", "identity": 65_600,
-            "host_ifname": "lxc0", "ifindex": 9, "mac": [0; 6], "host_mac": [0; 6],
+            "host_ifname": "lxc0", "ifindex": 9, "mac": [2, 0, 0, 0, 0, 1], "host_mac": [2, 0, 0, 0, 0, 2],
         });
         std::fs::write(dir.path().join("endpoints/lxc0.json"), old.to_string()).unwrap();
         let mut endpoint = records.load().unwrap().remove(0);
