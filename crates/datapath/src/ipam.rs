@@ -251,25 +251,26 @@ mod tests {
 
     #[test]
     fn claims_only_what_may_be_claimed() {
-        let mut v4 = pool("10.1.0.0/24");
-        v4.claim("10.1.0.9".parse().unwrap()).unwrap();
-        let mut v6 = pool("fd00:1::/64");
-        v6.claim("fd00:1::9".parse().unwrap()).unwrap();
-        v6.claim("fd00:1::ffff:ffff:ffff:ffff".parse().unwrap()).unwrap();
-        for (pool, ip, why) in [
-            (&mut v4, "10.1.0.9", "in use"),
-            (&mut v4, "10.2.0.9", "not in the node's"),
-            (&mut v4, "10.1.0.1", "reserved"),
-            (&mut v4, "10.1.0.255", "reserved"),
-            (&mut v4, "fd00:1::9", "not in the node's"),
-            (&mut v6, "fd00:1::9", "in use"),
-            (&mut v6, "fd00:2::9", "not in the node's"),
-            (&mut v6, "fd00:1::2", "reserved"),
+        let mut small = pool("10.1.0.0/24");
+        small.claim("10.1.0.9".parse().unwrap()).unwrap();
+        let mut large = pool("fd00:1::/64");
+        large.claim("fd00:1::9".parse().unwrap()).unwrap();
+        large.claim("fd00:1::ffff:ffff:ffff:ffff".parse().unwrap()).unwrap();
+        for (v6, ip, why) in [
+            (false, "10.1.0.9", "in use"),
+            (false, "10.2.0.9", "not in the node's"),
+            (false, "10.1.0.1", "reserved"),
+            (false, "10.1.0.255", "reserved"),
+            (false, "fd00:1::9", "not in the node's"),
+            (true, "fd00:1::9", "in use"),
+            (true, "fd00:2::9", "not in the node's"),
+            (true, "fd00:1::2", "reserved"),
         ] {
+            let pool = if v6 { &mut large } else { &mut small };
             assert!(pool.claim(ip.parse().unwrap()).unwrap_err().to_string().contains(why), "{ip}");
         }
-        for small in ["10.1.0.0/30", "fd00:1::/126"] {
-            assert!(Pool::new(small.parse().unwrap()).is_err());
+        for tiny in ["10.1.0.0/30", "fd00:1::/126"] {
+            assert!(Pool::new(tiny.parse().unwrap()).is_err());
         }
     }
 
