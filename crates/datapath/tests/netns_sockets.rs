@@ -285,6 +285,25 @@ fn netns_pods_may_be_left_to_the_packet_layer() {
     assert_eq!(client(&a, &a.ns, "tcp", SERVICE, 3), only("one", 3));
 }
 
+/// Switches from version to version of a service, all with `one` or `two` as backends, while clients
+/// connect: each connection finds one of them. Lasts until both have answered.
+fn always_answered(node: &mut Node, pod: &Pod, versions: &[Frontend]) {
+    let mut seen = BTreeMap::new();
+    until("both have answered", || {
+        let procs = node.cgroup.0.join("cgroup.procs");
+        let asking = pod.ns.start(move || spawn(procs, &format!("tcp {SERVICE} 300")));
+        let output = loop {
+            versions.iter().for_each(|version| node.set(version.clone()));
+            if let Ok(output) = asking.try_recv() {
+                break output;
+            }
+        };
+        seen.extend(answers(&output));
+        assert!(seen.keys().all(|name| name == "one" || name == "two"), "{seen:?}");
+        seen.len() == 2
+    });
+}
+
 #[test]
 fn netns_clients_inside_have_a_list_of_their_own() {
     let (mut a, c, one, two) = node("scopes", Balance::default());
@@ -297,17 +316,7 @@ fn netns_clients_inside_have_a_list_of_their_own() {
     assert_eq!(client(&a, &c.ns, "tcp", SERVICE, 10), only("two", 10));
     assert_eq!(frontends(&a).len(), 2);
     // The second list comes and goes while clients connect; each finds the one or the other.
-    let procs = a.cgroup.0.join("cgroup.procs");
-    let asking = c.ns.start(move || spawn(procs, &format!("tcp {SERVICE} 300")));
-    let output = loop {
-        a.set(Frontend { internal: None, ..two_lists.clone() });
-        a.set(two_lists.clone());
-        if let Ok(output) = asking.try_recv() {
-            break output;
-        }
-    };
-    let answers = answers(&output);
-    assert_eq!(answers.keys().collect::<Vec<_>>(), ["one", "two"], "{answers:?}");
+    always_answered(&mut a, &c, &[Frontend { internal: None, ..two_lists.clone() }, two_lists.clone()]);
     let address = two_lists.address;
     a.set(Frontend { internal: None, ..two_lists });
     assert_eq!(client(&a, &c.ns, "tcp", SERVICE, 10), only("one", 10));
@@ -329,20 +338,13 @@ fn netns_tables_are_switched_whole_and_adopted() {
         ..service(backends, Protocol::TCP)
     };
     a.set(maglev(&[(&one, 1), (&two, 1)]));
-    let procs = a.cgroup.0.join("cgroup.procs");
-    let asking = c.ns.start(move || spawn(procs, &format!("tcp {SERVICE} 300")));
-    let output = loop {
-        a.set(maglev(&[(&one, 1)]));
-        a.set(service(&[(&one, 1), (&two, 3)], Protocol::TCP));
-        a.set(service(&[(&one, 1), (&two, 1)], Protocol::TCP));
-        a.set(maglev(&[(&one, 7), (&two, 1)]));
-        if let Ok(output) = asking.try_recv() {
-            break output;
-        }
-    };
-    let answers = answers(&output);
-    assert_eq!(answers.keys().collect::<Vec<_>>(), ["one", "two"], "{answers:?}");
-    assert_eq!(answers.values().sum::<usize>(), 300, "{answers:?}");
+    let versions = [
+        maglev(&[(&one, 1)]),
+        service(&[(&one, 1), (&two, 3)], Protocol::TCP),
+        service(&[(&one, 1), (&two, 1)], Protocol::TCP),
+        maglev(&[(&one, 7), (&two, 1)]),
+    ];
+    always_answered(&mut a, &c, &versions);
 
     a.set(maglev(&[(&one, 3), (&two, 1)]));
     let before = frontends(&a);
