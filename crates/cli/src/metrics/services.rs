@@ -7,9 +7,11 @@ use causeway_daemon::metrics::Metrics;
 use causeway_mesh::merge::BackendState;
 use causeway_model::{ClusterName, ServiceKey};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::{Labels, gauges};
 
@@ -95,7 +97,13 @@ impl Collector for Backends {
         let help = "Backends of a service by cluster and state";
         gauges(&mut encoder, "causeway_service_backends", help, shown)?;
         let help = "Services beyond service-metrics-limit, whose backends are not told of";
-        gauges(&mut encoder, "causeway_service_metrics_left_out", help, [(vec![], left_out as f64)])
+        let name = "causeway_service_metrics_left_out";
+        ConstGauge::new(left_out as f64).encode(encoder.encode_descriptor(
+            name,
+            help,
+            None,
+            MetricType::Gauge,
+        )?)
     }
 }
 

@@ -92,7 +92,7 @@ impl Question {
                     return Err(format!("no service of this cluster has the address {}", self.to));
                 }
             }
-            To::Service(key, _) if !merger.owners().any(|owner| owner == key) => {
+            To::Service(key, _) if merger.service(key).is_none() => {
                 return Err(format!(
                     "there is no Service {key} in this cluster: without one, nothing is balanced"
                 ));

@@ -26,7 +26,7 @@ const REASON: &str = "InvalidServiceSetting";
 
 /// What is wrong with a service now; nothing if all is well or it is gone.
 #[derive(Debug)]
-pub struct Told {
+struct Told {
     key: ServiceKey,
     warnings: Vec<String>,
 }
