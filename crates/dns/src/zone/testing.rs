@@ -2,7 +2,7 @@
 
 use causeway_model::{
     EndpointConditions, EndpointSlice, ExportType, ImportPort, Protocol, Service, ServiceImport, ServiceKey,
-    ServicePort, ServiceType, SessionAffinity, Sharing, SliceEndpoint, SliceKey, SlicePort,
+    ServicePort, SliceEndpoint, SliceKey, SlicePort,
 };
 
 use super::Settings;

@@ -2,8 +2,8 @@
 //! (fields of Services), by name.
 
 use causeway_model::{
-    AddressType, Affinity, BackendZone, ClusterId, EndpointConditions, MaxClusters, NodeAddress, Port, Ports,
-    PortsByAddress, Preference, Protocol, ServicePort, Sharing, SliceEndpoint, SlicePort, TrafficPolicy,
+    Affinity, BackendZone, ClusterId, EndpointConditions, MaxClusters, Port, Ports, PortsByAddress,
+    Preference, Protocol, ServicePort, Sharing, SliceEndpoint, SlicePort, TrafficPolicy,
 };
 
 use super::*;
