@@ -45,6 +45,7 @@ async fn start() -> Cluster {
         store: Store::new(StoreOptions::default()),
         cluster_name: "cls-a".into(),
         service_cidr: "10.96.0.0/16".parse().unwrap(),
+        service_cidr_v6: None,
         cert_pem: server.cert,
         key_pem: server.key,
         client_ca_pem: ca.pair.cert.clone(),
@@ -223,6 +224,35 @@ async fn exports_are_published_once_they_are_defined() {
     assert_eq!([next(&mut exports).await, next(&mut exports).await], [Event::Reset, Event::Synced]);
     apply(&cluster.client, &serde_json::to_value(crd::service_export_crd()).unwrap()).await;
     assert_eq!([next(&mut exports).await, next(&mut exports).await], [Event::Reset, Event::Synced]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn imports_are_seen_once_they_are_defined_in_whatever_version() {
+    for versions in [&["v1alpha1"][..], &["v1alpha1", "v1beta1"]] {
+        let cluster = start().await;
+        let mut imports = source::imports(cluster.client.clone()).boxed();
+        assert_eq!([next(&mut imports).await, next(&mut imports).await], [Event::Reset, Event::Synced]);
+        let mut crd = serde_json::to_value(crd::service_export_crd()).unwrap();
+        crd["metadata"]["name"] = "serviceimports.multicluster.x-k8s.io".into();
+        crd["spec"]["names"] = serde_json::json!({ "kind": "ServiceImport", "listKind": "ServiceImportList", "plural": "serviceimports", "singular": "serviceimport" });
+        let of = |version: &&str| {
+            let schema =
+                serde_json::json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+            serde_json::json!({ "name": version, "served": true, "storage": *version == versions[0], "schema": { "openAPIV3Schema": schema } })
+        };
+        crd["spec"]["versions"] = versions.iter().map(of).collect();
+        apply(&cluster.client, &crd).await;
+        assert_eq!([next(&mut imports).await, next(&mut imports).await], [Event::Reset, Event::Synced]);
+        let api = format!("multicluster.x-k8s.io/{}", versions[0]);
+        apply(
+            &cluster.client,
+            &serde_json::json!({ "apiVersion": api, "kind": "ServiceImport", "metadata": { "name": "db", "namespace": "default" },
+                "spec": { "type": "ClusterSetIP", "ips": ["10.96.0.7"], "ports": [{ "name": "sql", "port": 5432 }] } }),
+        )
+        .await;
+        let Event::Upsert(import) = next(&mut imports).await else { panic!("an import") };
+        assert_eq!((import.key.to_string().as_str(), import.ips.len()), ("default/db", 1));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

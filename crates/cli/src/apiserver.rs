@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use causeway_cluster::source;
+use causeway_cluster::{source, writeback};
 use causeway_daemon::config::{Config, Key};
 use causeway_daemon::duration::GoDuration;
 use causeway_daemon::health::Health;
@@ -134,15 +134,22 @@ impl Target {
     }
 }
 
-/// The watchers of this cluster; the second is whether service exports are among them.
-fn sources(config: &Config, info: &ClusterInfo, client: kube::Client) -> Result<(Sources, bool)> {
+/// The watchers of this cluster, with a tap on the Services; the second is whether service exports are among them.
+fn sources(
+    config: &Config,
+    info: &ClusterInfo,
+    client: kube::Client,
+    mut tap: writeback::WarningTap,
+) -> Result<(Sources, bool)> {
     let mcs: bool = config.require("clustermesh-enable-mcs-api")?;
     let endpoint_slices: bool = config.require("enable-cilium-endpoint-slice")?;
     let sources = Sources {
         nodes: source::nodes(client.clone(), info.clone()).boxed(),
         identities: source::identities(client.clone()).boxed(),
         addresses: source::addresses(client.clone(), endpoint_slices),
-        services: source::services(client.clone(), config.get("k8s-service-proxy-name")?).boxed(),
+        services: source::services(client.clone(), config.get("k8s-service-proxy-name")?)
+            .inspect(move |event| tap.look(event))
+            .boxed(),
         slices: source::endpoint_slices(client.clone()).boxed(),
         exports: mcs.then(|| source::exports(client).boxed()),
     };
@@ -173,7 +180,9 @@ pub(crate) async fn run(args: ApiserverArgs) -> Result<()> {
         () = definitions(&client) => {}
         () = stop.cancelled() => return Ok(()),
     }
-    let (sources, mcs) = sources(&config, &info, client)?;
+    let (tap, warnings) = writeback::warnings(client.clone(), names::APISERVER);
+    let (sources, mcs) = sources(&config, &info, client, tap)?;
+    shutdown.spawn(warnings.run(shutdown.token()));
     let (status, mut progress) = watch::channel(PublishStatus::default());
     health.metrics.collect(Publishing {
         prefix: METRICS,
@@ -189,6 +198,10 @@ pub(crate) async fn run(args: ApiserverArgs) -> Result<()> {
         lease_ttl: lease_ttl(&config)?,
         observer: Some(measured.clone()),
         ..Default::default()
+    };
+    let embedded = match &target {
+        Target::Embedded(serving) => Some(serving.store.clone()),
+        Target::Etcd(_) => None,
     };
     let publishing = match target {
         Target::Embedded(serving) => {
@@ -222,6 +235,9 @@ pub(crate) async fn run(args: ApiserverArgs) -> Result<()> {
                 () = token.cancelled() => false,
             };
             if ready {
+                if let Some(store) = embedded {
+                    store.defragment();
+                }
                 causeway_daemon::memory::release();
                 published.open();
                 tracing::info!("the cluster's state is published; readers are welcome");

@@ -80,7 +80,7 @@ pub(crate) async fn start(
     if let Some(quota) = store.stats().quota_bytes {
         options.max_cluster_bytes = quota / CLUSTERS_SHARE;
     }
-    let cache = Cache::spawn(options, dir, store, shutdown.token()).await;
+    let cache = Cache::spawn(options, dir, store.clone(), shutdown.token()).await;
     health.show("remotes", {
         let cache = cache.clone();
         move || serde_json::json!(cache.status())
@@ -97,7 +97,7 @@ pub(crate) async fn start(
         cache: cache.clone(),
         bootstrap: Arc::clone(&bootstrap),
     });
-    let ready = open_when_ready(cache, guard, patience, shutdown.token());
+    let ready = open_when_ready(cache, store, guard, patience, shutdown.token());
     shutdown.spawn(async move {
         if let Some(time) = ready.await {
             let _ = bootstrap.set(time);
@@ -109,6 +109,7 @@ pub(crate) async fn start(
 /// Opens the guard and tells how long it took; nothing at the shutdown.
 async fn open_when_ready(
     cache: Cache,
+    store: Store,
     guard: Guard,
     patience: Patience,
     token: CancellationToken,
@@ -122,6 +123,7 @@ async fn open_when_ready(
         let elapsed = started.elapsed();
         let waiting = waiting(&configured, &cache.status(), elapsed, patience);
         if waiting.is_empty() {
+            store.defragment();
             causeway_daemon::memory::release();
             guard.open();
             tracing::info!(clusters = configured.len(), "the remote clusters are cached; agents are welcome");

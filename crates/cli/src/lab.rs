@@ -49,5 +49,7 @@ fn options(lab: &Lab, cluster: &ClusterPlan) -> Result<install::Options> {
         api_server: Some(SocketAddr::from((cluster.api_server, API_PORT))),
         image: IMAGE.into(),
         kvstoremesh: false,
+        ipv6: cluster.pod_cidr_v6.is_some(),
+        dns: cluster.dns().map(|ip| install::Dns { cluster_ip: Some(ip.into()), replicas: 1 }),
     })
 }

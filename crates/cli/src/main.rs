@@ -8,6 +8,7 @@ mod caching;
 mod clustermesh;
 mod cni;
 mod content;
+mod dns;
 mod install;
 mod kubeclient;
 mod kvstore;
@@ -18,6 +19,7 @@ mod metrics;
 mod names;
 mod output;
 mod pki;
+mod service;
 mod serving;
 mod settings;
 
@@ -47,6 +49,8 @@ Certificates that are still good are kept. Next: causeway clustermesh connect --
     Kvstore(kvstore::KvstoreArgs),
     /// Show what the agent of this node does
     Status(local_status::StatusArgs),
+    /// Show services, their backends in all clusters, and why a connection gets the one it gets
+    Service(service::ServiceArgs),
     /// Show what the kernel of this node holds: addresses and services
     Bpf(bpf::BpfArgs),
     /// Run the agent of this node
@@ -56,6 +60,8 @@ Certificates that are still good are kept. Next: causeway clustermesh connect --
     Apiserver(apiserver::ApiserverArgs),
     /// Run the cache of the other clusters, which the agents read instead of the clusters themselves
     Kvstoremesh(kvstoremesh::KvstoremeshArgs),
+    /// Run a server for the names of services, of this cluster and of the cluster set; `dns query` asks one
+    Dns(dns::DnsArgs),
     /// Clusters out of network namespaces on this machine
     Lab(causeway_lab::cli::LabCommand),
     /// Act as CNI plugin (container runtimes call this)
@@ -100,10 +106,15 @@ fn run(role: Role) -> anyhow::Result<ExitCode> {
         Role::Clustermesh(args) => done(once(clustermesh::run(args))),
         Role::Kvstore(args) => done(once(kvstore::run(args))),
         Role::Status(args) => done(runtime()?.block_on(local_status::run(args))),
+        Role::Service(args) => done(runtime()?.block_on(service::run(args))),
         Role::Bpf(args) => done(bpf::run(args)),
         Role::Agent(args) => done(runtime()?.block_on(agent::run(args))),
-        Role::Apiserver(args) => done(runtime()?.block_on(apiserver::run(args))),
+        Role::Apiserver(args) => {
+            let runtime = runtime_of(causeway_kvstore::server::worker_threads())?;
+            done(runtime.block_on(apiserver::run(args)))
+        }
         Role::Kvstoremesh(args) => done(runtime()?.block_on(kvstoremesh::run(args))),
+        Role::Dns(args) => done(runtime()?.block_on(dns::run(args))),
         Role::Lab(command) => runtime()?.block_on(lab::run(command)),
         Role::Cni => Ok(cni::main()),
         Role::Completion { shell } => {
@@ -124,6 +135,10 @@ fn once<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+fn runtime_of(worker_threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(worker_threads).enable_all().build()?)
 }
 
 #[cfg(test)]

@@ -25,6 +25,10 @@ pub(crate) const KVSTOREMESH_PEERS: &str = "cilium-kvstoremesh";
 pub(crate) const PEER_TRUST: &str = "clustermesh-apiserver-peer-trust";
 /// Ours: DaemonSet and ServiceAccount of the agent.
 pub(crate) const AGENT: &str = "causeway";
+/// Ours: Deployment, Service and ServiceAccount of the name server beside the cluster's own DNS.
+pub(crate) const DNS: &str = "causeway-dns";
+/// The same where it is the cluster's own DNS.
+pub(crate) const CLUSTER_DNS: &str = "kube-dns";
 /// Label of agent pods.
 pub(crate) const AGENT_LABEL: (&str, &str) = ("k8s-app", "cilium");
 /// Ours: prefix of the ConfigMaps in which agents report what they see of their peers.

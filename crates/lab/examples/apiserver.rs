@@ -23,6 +23,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         store: Store::new(StoreOptions::default()),
         cluster_name: "example".into(),
         service_cidr: "10.96.0.0/16".parse()?,
+        service_cidr_v6: None,
         cert_pem: server.cert,
         key_pem: server.key,
         client_ca_pem: ca.pair.cert.clone(),

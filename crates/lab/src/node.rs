@@ -1,7 +1,7 @@
 //! The process `causeway lab kubelet`: what it reads about the node it runs on, inside the node.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -22,10 +22,14 @@ pub struct NodeConfig {
     pub name: String,
     /// Address of the node in the VPC.
     pub address: Ipv4Addr,
+    /// Its IPv6 address, if the cluster is dual stack.
+    pub address_v6: Option<Ipv6Addr>,
     /// Its zone.
     pub zone: String,
     /// Address of the cluster's API server in the VPC.
     pub api_server: Ipv4Addr,
+    /// Address of the cluster's DNS.
+    pub cluster_dns: Option<Ipv4Addr>,
 }
 
 impl NodeConfig {
@@ -59,12 +63,14 @@ pub async fn run(shutdown: CancellationToken) -> Result<()> {
     let client = crate::kubeconfig::client(&state.join("kubeconfig"), &node.cluster).await?;
     let config = KubeletConfig {
         labels: node.labels(),
+        more_ips: node.address_v6.map(IpAddr::V6).into_iter().collect(),
         record_dir: state.into(),
         log_dir: state.join("logs"),
         image_root: HOST_ROOT.into(),
         executable: Some(EXECUTABLE.into()),
         api_host: node.api_server.to_string(),
         api_port: API_PORT,
+        cluster_dns: node.cluster_dns.map(IpAddr::V4),
         ..KubeletConfig::new(client, &node.name, IpAddr::V4(node.address), NODE_CGROUP.into())
     };
     Ok(kubelet::run(config, shutdown).await?)

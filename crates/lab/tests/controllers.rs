@@ -50,6 +50,7 @@ impl Lab {
             cluster: "test".into(),
             pod_cidr: "10.10.0.0/16".parse().unwrap(),
             node_cidr_mask: 24,
+            pod_cidr_v6: None,
             subnets: BTreeMap::from([("subnet-a1".to_string(), pool("172.16.0.10", "172.16.0.19"))]),
             public: Some(pool("203.0.113.10", "203.0.113.19")),
             load_balancers: cluster.dir.path().join("lb"),

@@ -11,15 +11,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use causeway_kvstore::{Store, StoreOptions, WatchOptions, pb};
+use causeway_kvstore::{Store, StoreOptions, WatchOptions, WriteOp};
 use causeway_mesh::keys::{self, Kind};
 use causeway_mesh::merge::ServiceMerger;
 use causeway_mesh::publish::{Op, Publisher};
 use causeway_mesh::wire::{self, Entry};
 use causeway_model::{
     ClusterId, ClusterInfo, ClusterName, EndpointConditions, EndpointSlice, Event, MaxClusters, Protocol,
-    Service, ServiceKey, ServicePort, ServiceType, SessionAffinity, Sharing, SliceEndpoint, SliceKey,
-    SlicePort,
+    Service, ServiceKey, ServicePort, Sharing, SliceEndpoint, SliceKey, SlicePort,
 };
 
 /// Endpoints of a slice (Kubernetes' default).
@@ -47,17 +46,12 @@ fn service() -> Service {
         node_port: 0,
     };
     Service {
-        key: key(),
-        kind: ServiceType::ClusterIP,
         cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 10).into()],
-        headless: false,
-        external_ips: vec![],
-        load_balancer_ips: vec![],
         ports: vec![port("http", 80), port("metrics", 9090)],
-        session_affinity: SessionAffinity::None,
         labels: BTreeMap::from([("app".into(), "cart".into())]),
         selector: BTreeMap::from([("app".into(), "cart".into())]),
         sharing: Sharing { global: true, shared: true, ..Sharing::default() },
+        ..Service::new(key())
     }
 }
 
@@ -81,6 +75,8 @@ fn slice(n: usize, endpoints: usize, changed: u32) -> EndpointSlice {
         service: key(),
         ports: vec![port("http", 8080), port("metrics", 9090)],
         endpoints: (0..endpoints).map(endpoint).collect(),
+        source_cluster: None,
+        import: None,
     }
 }
 
@@ -126,9 +122,9 @@ fn main() {
         let ops = publisher.apply_slice(event);
         publish.push(cpu_time() - start);
         let [Op::Put { key, value }] = &ops[..] else { panic!("a change is one write: {ops:?}") };
-        let put = pb::PutRequest { key: key.clone().into(), value: value.clone(), ..Default::default() };
+        let put = WriteOp::Put(key.clone().into(), value.clone());
         let start = cpu_time();
-        store.put(put).expect("room");
+        store.apply(vec![put]).expect("room");
         let seen = watcher.poll_now().expect("in time").expect("the write");
         stored.push(cpu_time() - start);
         assert_eq!(seen.events.len(), 1);

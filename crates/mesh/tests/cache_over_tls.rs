@@ -11,7 +11,7 @@ use std::time::Duration;
 use causeway_kvstore::client::{Client, ClientConfig, ClientError};
 use causeway_kvstore::server::Server;
 use causeway_kvstore::tls::TlsFiles;
-use causeway_kvstore::{Store, StoreOptions, pb};
+use causeway_kvstore::{Store, StoreOptions, WatchOptions, pb};
 use causeway_mesh::access::{self, Administrators};
 use causeway_mesh::cache::{self, Cache};
 use causeway_mesh::publish::{PublishStatus, StoreSink};
@@ -20,6 +20,7 @@ use causeway_model::{
     ClusterInfo, ClusterName, Collection, Event, Identity, IpEntry, Labels, Node, NumericIdentity,
 };
 use certificates::{Authority, authority, certificate};
+use futures::StreamExt;
 use publisher::cluster;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -240,7 +241,7 @@ async fn an_agent_sees_through_the_cache_exactly_what_is_published() {
         store.range(&pb::RangeRequest { count_only: true, ..(&range).into() }).unwrap().count
     };
     remotes.remove("cls-b");
-    let mut revisions = store.revisions();
+    let mut changes = store.watch(WatchOptions::prefix("cilium/", 0));
     let prefixes = [
         "cache/ip/v1/cls-b/",
         "cache/nodes/v1/cls-b/",
@@ -250,7 +251,7 @@ async fn an_agent_sees_through_the_cache_exactly_what_is_published() {
     ];
     let gone = async {
         while prefixes.iter().any(|of| count(&format!("cilium/{of}")) > 0) {
-            revisions.changed().await.unwrap();
+            changes.next().await.unwrap().unwrap();
         }
     };
     timeout(PATIENCE, gone).await.expect("in time");

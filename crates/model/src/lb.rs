@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::{ClusterName, Keyed, Protocol, ServiceKey};
+use crate::{ClusterName, Keyed, PodRef, Protocol, ServiceKey};
 
 /// Address, port and protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,5 +138,37 @@ impl Keyed for Frontend {
     type Key = L4Addr;
     fn key(&self) -> L4Addr {
         self.address
+    }
+}
+
+/// A port of this node that a pod asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostPort {
+    /// Where clients connect to; unspecified = every address of the node.
+    pub address: L4Addr,
+    /// Where the pod listens.
+    pub backend: L4Addr,
+}
+
+/// The ports of this node that one of its pods asked for (`hostPort`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPorts {
+    /// The pod.
+    pub pod: PodRef,
+    /// Its ports, sorted.
+    pub ports: Vec<HostPort>,
+}
+
+impl HostPorts {
+    /// What its frontends belong to: `NAME:host-port`, a name that no Service can have.
+    pub fn owner(pod: &PodRef) -> ServiceKey {
+        ServiceKey { namespace: pod.namespace.clone(), name: format!("{}:host-port", pod.name) }
+    }
+}
+
+impl Keyed for HostPorts {
+    type Key = ServiceKey;
+    fn key(&self) -> ServiceKey {
+        Self::owner(&self.pod)
     }
 }

@@ -9,6 +9,7 @@ mod collection;
 mod event;
 mod export;
 mod identity;
+mod import;
 mod labels;
 pub mod lb;
 mod node;
@@ -21,14 +22,16 @@ pub use collection::{Change, Collection};
 pub use event::{Event, Keyed};
 pub use export::{ExportPort, ExportRequest, ExportType, ServiceExport};
 pub use identity::{Identity, NumericIdentity};
+pub use import::{ImportPort, ServiceImport};
 pub use labels::{
     CLUSTER_LABEL, Label, Labels, NAMESPACE_LABEL, NAMESPACE_LABELS_PREFIX, SERVICE_ACCOUNT_LABEL,
 };
 pub use node::{AddressType, Node, NodeAddress, NodeKey};
 pub use ports::{Changes, Port, Ports, PortsByAddress, PortsChange};
 pub use service::{
-    Affinity, ClusterService, EndpointConditions, EndpointSlice, Protocol, Service, ServiceKey, ServicePort,
-    ServiceType, SessionAffinity, Sharing, SliceEndpoint, SliceKey, SlicePort,
+    Affinity, BackendZone, ClusterService, EndpointConditions, EndpointSlice, Exposure, Preference, Protocol,
+    Service, ServiceKey, ServicePort, ServiceType, SessionAffinity, Sharing, SliceEndpoint, SliceKey,
+    SlicePort, TrafficPolicy,
 };
 
 /// A value that breaks an invariant of the model; the text names the value and the rule.

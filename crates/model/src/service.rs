@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lb::{Balancing, FrontendKind};
 use crate::{ClusterId, ClusterName, Error, Keyed, PortsByAddress};
 
 /// Namespace and name of a service.
@@ -97,6 +99,40 @@ pub struct Sharing {
     pub affinity: Affinity,
 }
 
+/// Which clusters a global service uses first, and how much each gets (`service.causeway.io/cluster-order`,
+/// `/cluster-weights`). `None` in the place of a name is this cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Preference {
+    /// The clusters in the order in which they are used; those not named come after them, all alike.
+    /// Empty: by affinity.
+    pub order: Vec<Option<ClusterName>>,
+    /// The share of each cluster as a whole, against the sum of those in use. A cluster with 0, or not
+    /// named, is used when no other has a healthy backend. Empty: every backend gets the same.
+    pub weights: BTreeMap<Option<ClusterName>, u16>,
+}
+
+/// Which backends take connections (`externalTrafficPolicy`, `internalTrafficPolicy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum TrafficPolicy {
+    /// Those of all nodes.
+    #[default]
+    Cluster,
+    /// Those of the node that the connection comes to.
+    Local,
+}
+
+/// Which kinds of addresses of a service are served (`service.cilium.io/type`); empty = all it has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Exposure(pub Vec<FrontendKind>);
+
+impl Exposure {
+    /// True if addresses of this kind are served. External addresses go with those of the load balancer.
+    pub fn has(&self, kind: FrontendKind) -> bool {
+        let kind = if kind == FrontendKind::ExternalIP { FrontendKind::LoadBalancer } else { kind };
+        self.0.is_empty() || self.0.contains(&kind)
+    }
+}
+
 /// Kubernetes service types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ServiceType {
@@ -150,6 +186,8 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     /// `clusterIP: None`, or the headless label is present.
     pub headless: bool,
+    /// `spec.externalName` of services of that type.
+    pub external_name: Option<String>,
     /// `spec.externalIPs`.
     pub external_ips: Vec<IpAddr>,
     /// Addresses the cloud gave (`status.loadBalancer.ingress[].ip`).
@@ -164,6 +202,53 @@ pub struct Service {
     pub selector: BTreeMap<String, String>,
     /// What its annotations say about the mesh.
     pub sharing: Sharing,
+    /// Which clusters it uses first.
+    pub preference: Preference,
+    /// Which backends clients outside the cluster reach.
+    pub external_traffic: TrafficPolicy,
+    /// Which backends clients inside the cluster reach.
+    pub internal_traffic: TrafficPolicy,
+    /// Where every node tells load balancers how many backends it has itself; 0 = nowhere.
+    pub health_check_node_port: u16,
+    /// Clients should stay in their zone, as far as the endpoints have hints (`trafficDistribution`).
+    pub prefer_zone: bool,
+    /// How its connections are balanced. The source ranges are those of its load balancer's addresses.
+    pub balancing: Arc<Balancing>,
+    /// Which kinds of its addresses are served.
+    pub exposed: Exposure,
+    /// Only nodes with the label `service.cilium.io/node` of this value serve its external addresses.
+    pub node_label: Option<String>,
+    /// What its annotations and fields say that means nothing, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl Service {
+    /// A ClusterIP service without addresses, ports and annotations.
+    pub fn new(key: ServiceKey) -> Self {
+        Self {
+            key,
+            kind: ServiceType::ClusterIP,
+            cluster_ips: vec![],
+            headless: false,
+            external_name: None,
+            external_ips: vec![],
+            load_balancer_ips: vec![],
+            ports: vec![],
+            session_affinity: SessionAffinity::None,
+            labels: BTreeMap::new(),
+            selector: BTreeMap::new(),
+            sharing: Sharing::default(),
+            preference: Preference::default(),
+            external_traffic: TrafficPolicy::Cluster,
+            internal_traffic: TrafficPolicy::Cluster,
+            health_check_node_port: 0,
+            prefer_zone: false,
+            balancing: Arc::default(),
+            exposed: Exposure::default(),
+            node_label: None,
+            warnings: vec![],
+        }
+    }
 }
 
 impl Keyed for Service {
@@ -232,6 +317,10 @@ pub struct EndpointSlice {
     pub endpoints: Vec<SliceEndpoint>,
     /// The ports all endpoints serve.
     pub ports: Vec<SlicePort>,
+    /// The cluster it comes from, where its label says so: the own one is not named.
+    pub source_cluster: Option<String>,
+    /// Name of the ServiceImport it belongs to, where its label says so.
+    pub import: Option<String>,
 }
 
 impl Keyed for EndpointSlice {
@@ -239,6 +328,15 @@ impl Keyed for EndpointSlice {
     fn key(&self) -> SliceKey {
         self.key.clone()
     }
+}
+
+/// The zone of a backend of another cluster, and the zones that should use it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct BackendZone {
+    /// Where it runs; empty = unknown.
+    pub zone: String,
+    /// Who should use it (`hints.forZones`).
+    pub for_zones: Vec<String>,
 }
 
 /// A global service as one cluster shares it (mesh-protocol 2.6).
@@ -256,6 +354,8 @@ pub struct ClusterService {
     pub backends: PortsByAddress,
     /// Backend address to DNS host name.
     pub hostnames: BTreeMap<IpAddr, String>,
+    /// Backend address to zone, of those with zone hints; backends with the same share it.
+    pub zones: BTreeMap<IpAddr, Arc<BackendZone>>,
     /// Labels of the Service.
     pub labels: BTreeMap<String, String>,
     /// Selector of the Service.

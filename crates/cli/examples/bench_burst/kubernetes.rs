@@ -64,6 +64,7 @@ impl Kubernetes {
             store: store.clone(),
             cluster_name: info().name.to_string(),
             service_cidr: "10.96.0.0/16".parse()?,
+            service_cidr_v6: None,
             cert_pem: server.cert,
             key_pem: server.key,
             client_ca_pem: ca.pair.cert.clone(),

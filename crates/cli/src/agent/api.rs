@@ -1,4 +1,5 @@
-//! The agent's own API, on a unix socket: the CNI plugin and `causeway status` use it.
+//! The agent's own API, on a unix socket: the CNI plugin, `causeway status` and `causeway service`
+//! use it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,14 +12,18 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use causeway_datapath::Datapath;
 use causeway_datapath::cni::{Attachment, CniError, Container};
+use causeway_mesh::merge::ServiceView;
 use causeway_mesh::remote::RemoteClusters;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::endpoints::Endpoints;
+use super::looks::Services;
 use super::owner::Owner;
+use crate::service::trace::Question;
 
 /// Where the agent listens.
 pub(crate) const SOCKET: &str = "/run/causeway/agent.sock";
@@ -40,6 +45,8 @@ pub(super) struct Api {
     pub(super) remotes: RemoteClusters,
     /// How many services of this cluster are global.
     pub(super) global_services: Arc<AtomicUsize>,
+    /// What is balanced.
+    pub(super) services: Services,
 }
 
 /// Opens the socket in place of one an earlier agent left.
@@ -67,6 +74,8 @@ impl Api {
             .route("/v1/cni/gc", post(gc))
             .route("/v1/cni/status", get(|| async { StatusCode::NO_CONTENT }))
             .route("/v1/status", get(status))
+            .route("/v1/services", get(services))
+            .route("/v1/services/trace", post(trace))
             .with_state(self);
         axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
     }
@@ -102,6 +111,42 @@ async fn check(State(api): State<Api>, Json(request): Json<ContainerRequest>) ->
 async fn gc(State(api): State<Api>, Json(valid): Json<Vec<Attachment>>) -> Result<StatusCode, Refused> {
     api.endpoints.collect(&valid).await.map_err(Refused)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn services(State(api): State<Api>) -> Response {
+    let all = api.services.look(|services| {
+        services.owners().filter_map(|key| services.explain(key)).collect::<Vec<ServiceView>>()
+    });
+    match all.await {
+        Ok(all) => Json(all).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    }
+}
+
+async fn trace(State(api): State<Api>, Json(question): Json<Question>) -> Response {
+    let refused = |error: String| (StatusCode::UNPROCESSABLE_ENTITY, error).into_response();
+    match question.pod() {
+        Ok(None) => {}
+        Ok(Some((namespace, name))) => {
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            let what =
+                format!("{namespace}/{name} is no pod of this node: ask the agent of the node where it runs");
+            let is_pod = move |d: &mut Datapath| {
+                d.endpoints().values().any(|e| e.pod_namespace == namespace && e.pod_name == name)
+            };
+            match api.owner.run(is_pod).await {
+                Ok(true) => {}
+                Ok(false) => return refused(what),
+                Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+            }
+        }
+        Err(error) => return refused(error),
+    }
+    match api.services.look(move |services| question.answer(services)).await {
+        Ok(Ok(trace)) => Json(trace).into_response(),
+        Ok(Err(error)) => refused(error),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    }
 }
 
 async fn status(State(api): State<Api>) -> Response {

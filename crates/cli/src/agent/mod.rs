@@ -12,6 +12,8 @@ mod cidrs;
 mod cni_install;
 mod deletions;
 mod endpoints;
+mod health_checks;
+mod looks;
 mod node;
 mod node_addresses;
 mod owner;
@@ -38,12 +40,14 @@ use ipnet::IpNet;
 
 use crate::metrics::pressure::Pressure;
 use crate::metrics::remotes::Remotes;
+use crate::metrics::services::ServiceMetrics;
 use crate::settings::{self, DaemonArgs, cluster_info};
 use crate::{kubeclient, metrics, names};
 pub(crate) use api::{ContainerRequest, SOCKET};
 pub(crate) use cni_install::PLUGIN;
 pub(crate) use deletions::leave_note;
 use endpoints::Endpoints;
+use health_checks::HealthChecks;
 use owner::Owner;
 
 /// Port of `/healthz`, as Cilium's agent; the default of `health-listen`.
@@ -51,7 +55,7 @@ pub(crate) const HEALTH_PORT: u16 = 9879;
 /// How long tasks may take to end.
 const GRACE: Duration = Duration::from_secs(3);
 
-const KEYS: [Key; 15] = [
+const KEYS: [Key; 18] = [
     Key::with_default("clustermesh-sync-timeout", "1m0s"),
     Key::with_default("clustermesh-cache-ttl", "0s"),
     Key::with_default("health-listen", "127.0.0.1:9879"),
@@ -67,6 +71,9 @@ const KEYS: [Key; 15] = [
     Key::with_default("enable-ipv6-masquerade", "true"),
     Key::with_default("enable-cilium-endpoint-slice", "false"),
     Key::without_default("k8s-service-proxy-name"),
+    Key::with_default("enable-service-topology", "false"),
+    Key::with_default("enable-health-check-nodeport", "true"),
+    Key::with_default("service-metrics-limit", "1000"),
 ];
 
 /// `causeway agent`
@@ -155,8 +162,16 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
     let (remotes, remote_events) =
         RemoteClusters::spawn(reading, config.require("clustermesh-config")?, token.clone()).await;
     let sync_timeout = config.require::<GoDuration>("clustermesh-sync-timeout")?.0;
-    let state = state::State::new(info.clone(), &own, owner.clone(), adopted);
-    let global_services = state.global_services();
+    let limit = config.require("service-metrics-limit")?;
+    let service_metrics = ServiceMetrics::register(&health.metrics, info.name.clone(), limit);
+    let topology = config.require("enable-service-topology")?;
+    let mut state = state::State::new(&own, owner.clone(), adopted, topology, service_metrics);
+    let (global_services, services) = (state.global_services(), state.services());
+    if config.require("enable-health-check-nodeport")? {
+        let (checks, answers) = HealthChecks::new();
+        state.answer_health_checks(checks);
+        shutdown.spawn(health_checks::serve(answers, token.clone()));
+    }
     health.metrics.collect(Remotes {
         prefix: metrics::AGENT,
         source: vec![("source_cluster", info.name.to_string()), ("source_node_name", args.node_name.clone())],
@@ -166,7 +181,8 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
     let pressure = Pressure::default();
     health.metrics.collect(pressure.clone());
     shutdown.spawn(pressure.follow(config.require("bpf-root")?, token.clone()));
-    let sources = state::Sources::new(&client, &info, &config, remote_events, remotes.status())?;
+    let sources =
+        state::Sources::new(&client, &info, &config, &args.node_name, remote_events, remotes.status())?;
     shutdown.spawn_vital("state", state.run(sources, guards, sync_timeout, token.clone()));
 
     let endpoints = Arc::new(Endpoints::new(&client, info.clone(), &facts, pools, mtu, owner.clone()));
@@ -179,6 +195,7 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
         owner: owner.clone(),
         remotes: remotes.clone(),
         global_services,
+        services,
     };
     let listener = api::listen(&socket)?;
     shutdown.spawn_vital("cni", served.serve(listener, token.clone()));

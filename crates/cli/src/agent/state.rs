@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use causeway_cluster::source;
 use causeway_daemon::config::Config;
 use causeway_daemon::health::Guard;
-use causeway_mesh::merge::{AddressMerger, ServiceMerger};
+use causeway_mesh::merge::{AddressMerger, Location, ServiceMerger};
 use causeway_mesh::remote::{RemoteChange, RemoteEvent, RemoteStatus};
 use causeway_model::{ClusterInfo, ClusterName, EndpointSlice, Event, IpEntry, Keyed, Node, Service, lb};
 use futures::StreamExt;
@@ -20,8 +20,11 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::cidrs::PodCidrs;
+use super::health_checks::HealthChecks;
+use super::looks::{Look, Services};
 use super::node_addresses::NodeAddresses;
 use super::owner::Owner;
+use crate::metrics::services::{Action, ServiceMetrics};
 
 /// How soon a failed write into the kernel is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -29,6 +32,12 @@ const RETRY: Duration = Duration::from_secs(5);
 /// How long changes of pod CIDRs are gathered: a listing brings thousands of them, and the rules that
 /// exempt them from masquerading are written as a whole.
 const SETTLE: Duration = Duration::from_millis(50);
+
+/// Where Kubernetes says in which zone a node is.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// What the annotation of the same name on a Service must equal for its external addresses to be served.
+const SERVICE_NODE_LABEL: &str = "service.cilium.io/node";
 
 /// What `/readyz` waits for.
 pub(super) struct Guards {
@@ -41,6 +50,7 @@ pub(super) struct Sources {
     addresses: BoxStream<'static, Event<IpEntry>>,
     services: BoxStream<'static, Event<Service>>,
     slices: BoxStream<'static, Event<EndpointSlice>>,
+    host_ports: BoxStream<'static, Event<lb::HostPorts>>,
     remotes: mpsc::Receiver<RemoteEvent>,
     status: watch::Receiver<BTreeMap<ClusterName, RemoteStatus>>,
 }
@@ -50,6 +60,7 @@ impl Sources {
         client: &Client,
         info: &ClusterInfo,
         config: &Config,
+        node: &str,
         remotes: mpsc::Receiver<RemoteEvent>,
         status: watch::Receiver<BTreeMap<ClusterName, RemoteStatus>>,
     ) -> Result<Self> {
@@ -60,6 +71,7 @@ impl Sources {
             addresses: source::addresses(client.clone(), slices),
             services: source::services(client.clone(), proxy).boxed(),
             slices: source::endpoint_slices(client.clone()).boxed(),
+            host_ports: source::host_ports(client.clone(), node).boxed(),
             remotes,
             status,
         })
@@ -75,6 +87,11 @@ pub(super) struct State {
     cidrs_due: bool,
     node_addresses: NodeAddresses,
     owner: Owner,
+    /// Who may look at the services, and what they ask.
+    looks: (Services, mpsc::Receiver<Look>),
+    metrics: ServiceMetrics,
+    /// What load balancers are told; not where nobody may ask.
+    health_checks: Option<HealthChecks>,
     /// How many services of this cluster are global, for whoever shows it.
     global_services: Arc<AtomicUsize>,
     /// The node forwards by what an earlier agent left. Its frontends stay untouched until all
@@ -92,12 +109,27 @@ struct Changes {
 }
 
 impl State {
-    /// `adopted`: pods of an earlier agent are running.
-    pub(super) fn new(info: ClusterInfo, own: &Node, owner: Owner, adopted: bool) -> Self {
-        debug_assert_eq!(info.name, own.cluster);
+    /// `adopted`: pods of an earlier agent are running. `topology`: zone hints are honoured.
+    pub(super) fn new(
+        own: &Node,
+        owner: Owner,
+        adopted: bool,
+        topology: bool,
+        metrics: ServiceMetrics,
+    ) -> Self {
+        let location = Location {
+            cluster: Some(own.cluster.clone()),
+            node: Some(own.name.clone()),
+            zone: own.labels.get(ZONE_LABEL).cloned(),
+            topology,
+            node_label: own.labels.get(SERVICE_NODE_LABEL).cloned(),
+        };
         Self {
             addresses: AddressMerger::new(own.key()),
-            services: ServiceMerger::new(),
+            services: ServiceMerger::at(location),
+            looks: Services::channel(),
+            metrics,
+            health_checks: None,
             cidrs: PodCidrs::new(own.key()),
             cidrs_due: true,
             node_addresses: NodeAddresses::new(own.key()),
@@ -106,6 +138,16 @@ impl State {
             adopted,
             complete: false,
         }
+    }
+
+    /// Through which others look at the services.
+    pub(super) fn services(&self) -> Services {
+        self.looks.0.clone()
+    }
+
+    /// Tells load balancers about the backends of this node.
+    pub(super) fn answer_health_checks(&mut self, checks: HealthChecks) {
+        self.health_checks = Some(checks);
     }
 
     /// How many services of this cluster are global; kept up to date.
@@ -136,11 +178,16 @@ impl State {
                 Some(event) = sources.addresses.next() => self.local_address(event),
                 Some(event) = sources.services.next() => self.local_service(event),
                 Some(event) = sources.slices.next() => frontends(self.services.apply_slice(event)),
+                Some(event) = sources.host_ports.next() => frontends(self.services.apply_host_ports(event)),
                 event = sources.remotes.recv() => match event {
                     Some(event) => self.remote(event),
                     None if shutdown.is_cancelled() => return Ok(()),
                     None => bail!("the readers of the remote clusters have ended"),
                 },
+                Some(look) = self.looks.1.recv() => {
+                    look(&self.services);
+                    Changes::default()
+                }
                 Ok(()) = sources.status.changed() => Changes::default(),
                 () = &mut give_up, if !impatient => {
                     impatient = true;
@@ -190,6 +237,15 @@ impl State {
     }
 
     fn local_service(&mut self, event: Event<Service>) -> Changes {
+        let action = match &event {
+            Event::Upsert(service) => match self.services.service(&service.key) {
+                None => Some(Action::Add),
+                Some(before) => (before != service).then_some(Action::Update),
+            },
+            Event::Remove(key) => self.services.service(key).map(|_| Action::Delete),
+            Event::Reset | Event::Synced => None,
+        };
+        action.into_iter().for_each(|action| self.metrics.event(action));
         let changed = self.services.apply_service(event);
         self.global_services.store(self.services.global_services(), Ordering::Relaxed);
         frontends(changed)
@@ -223,6 +279,13 @@ impl State {
 
     /// Brings changes into the kernel; false when some of it has to be repaired later.
     async fn program(&mut self, mut changes: Changes) -> Result<bool> {
+        for key in self.services.take_touched() {
+            let counts = self.services.backend_counts(&key);
+            if let Some(checks) = &mut self.health_checks {
+                checks.set(&key, self.services.health_check(&key));
+            }
+            self.metrics.set(key, counts);
+        }
         if self.adopted {
             changes.frontends.clear();
         }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use causeway_model::{ClusterId, ClusterInfo, ClusterName, MaxClusters};
 use clap::Args;
 
-use super::Options;
+use super::{Dns, Options};
 use crate::{kubeclient, names};
 
 /// Flags of `causeway install`.
@@ -44,6 +44,12 @@ pub(crate) struct InstallArgs {
     /// per node. Where clusters are connected already, run `causeway clustermesh connect` again
     #[arg(long)]
     enable_kvstoremesh: bool,
+    /// Give pods IPv6 addresses beside IPv4; the nodes of the cluster must have a pod CIDR of each
+    #[arg(long)]
+    enable_ipv6: bool,
+    /// Serve the names of the cluster set (*.svc.clusterset.local), and print what CoreDNS needs to know of it
+    #[arg(long)]
+    enable_dns: bool,
 }
 
 /// Installs, or brings up to date.
@@ -64,8 +70,14 @@ pub(crate) async fn run(args: InstallArgs) -> Result<()> {
         api_server: args.api_server,
         image: args.image,
         kvstoremesh: args.enable_kvstoremesh,
+        ipv6: args.enable_ipv6,
+        dns: args.enable_dns.then_some(Dns { cluster_ip: None, replicas: 2 }),
     };
     super::apply(&client, &options).await.with_context(|| format!("install on {context}"))?;
     println!("{context}: installed as {} (id {})", options.cluster.name, options.cluster.id);
+    if args.enable_dns {
+        let stanza = super::dns::stanza(&client, &options.namespace).await?;
+        println!("\nAdd this to the Corefile in ConfigMap kube-system/coredns:\n\n{stanza}");
+    }
     Ok(())
 }

@@ -29,7 +29,7 @@ pub(super) fn config_map(o: &Options) -> Value {
             "tunnel-protocol": "vxlan",
             "tunnel-port": "8472",
             "enable-ipv4": "true",
-            "enable-ipv6": "false",
+            "enable-ipv6": o.ipv6.to_string(),
             "enable-kvstoremesh": o.kvstoremesh.to_string(),
             "clustermesh-enable-endpoint-sync": "false",
             "clustermesh-enable-mcs-api": "false",

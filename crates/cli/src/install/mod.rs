@@ -5,12 +5,13 @@
 //! of a lab; nothing in it knows that the cluster is a lab.
 
 mod command;
+mod dns;
 mod manifests;
 mod rbac;
 mod secrets;
 mod workloads;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use causeway_model::ClusterInfo;
@@ -39,17 +40,34 @@ pub(crate) struct Options {
     pub image: String,
     /// The mesh server caches the other clusters for the agents of this one.
     pub kvstoremesh: bool,
+    /// Pods have IPv6 beside IPv4; the cluster must be dual stack.
+    pub ipv6: bool,
+    /// Install the name server; `None` = leave it as it is.
+    pub dns: Option<Dns>,
+}
+
+/// How the name server is installed.
+#[derive(Debug, Clone)]
+pub(crate) struct Dns {
+    /// The address by which it is the cluster's own DNS (`kube-dns`); `None` = beside that, for the cluster set only.
+    pub cluster_ip: Option<IpAddr>,
+    /// How many of it.
+    pub replicas: u8,
 }
 
 /// Applies everything. Certificates come first, workloads last, so that no pod waits for a Secret.
 pub(crate) async fn apply(client: &Client, options: &Options) -> Result<()> {
     apply_all(client, &[manifests::namespace(options)]).await?;
+    if let Some(dns) = &options.dns {
+        apply_all(client, &[dns::service(options, dns)]).await?;
+    }
     secrets::ensure(client, options).await?;
     let mut list = vec![manifests::config_map(options)];
     list.extend(rbac::all(options));
     list.push(manifests::service(options));
     list.push(workloads::agent(options));
     list.push(workloads::apiserver(options));
+    list.extend(options.dns.iter().flat_map(|dns| dns::workload(options, dns)));
     apply_all(client, &list).await
 }
 
@@ -87,6 +105,8 @@ pub(crate) fn test_options() -> Options {
         api_server: Some("10.10.0.2:6443".parse().unwrap()),
         image: "causeway".into(),
         kvstoremesh: true,
+        ipv6: true,
+        dns: None,
     }
 }
 
@@ -115,6 +135,19 @@ mod tests {
         let config: core::v1::ConfigMap = parse(manifests::config_map(&o));
         let data = config.data.unwrap();
         assert_eq!((data["cluster-id"].as_str(), data["enable-kvstoremesh"].as_str()), ("1", "true"));
+        assert_eq!((data["enable-ipv4"].as_str(), data["enable-ipv6"].as_str()), ("true", "true"));
+        for cluster_ip in [None, Some("10.96.0.10".parse().unwrap())] {
+            let how = Dns { cluster_ip, replicas: 2 };
+            let [_, role, _, deployment] = <[_; 4]>::try_from(dns::workload(&o, &how)).unwrap();
+            let service: core::v1::Service = parse(dns::service(&o, &how));
+            assert_eq!(service.spec.unwrap().cluster_ip, cluster_ip.map(|ip| ip.to_string()));
+            let deployment: apps::v1::Deployment = parse(deployment);
+            let pod = deployment.spec.unwrap().template.spec.unwrap();
+            let alone =
+                pod.containers[0].command.as_ref().unwrap().iter().any(|arg| arg == "--cluster-domain=");
+            assert_eq!((alone, pod.dns_policy.as_deref()), (cluster_ip.is_none(), Some("Default")));
+            assert!(!parse::<rbac_v1::ClusterRole>(role).rules.unwrap().is_empty());
+        }
         let roles = rbac::all(&o).into_iter().filter(|m| m["kind"] == "ClusterRole");
         assert!(roles.map(parse::<rbac_v1::ClusterRole>).all(|r| !r.rules.unwrap().is_empty()));
     }

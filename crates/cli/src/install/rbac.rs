@@ -1,4 +1,5 @@
-//! Service accounts and what they may do: the agent writes its own objects, the mesh server reads.
+//! Service accounts and what they may do: the agent writes its own objects, the mesh server reads, and
+//! writes events.
 
 use serde_json::{Value, json};
 
@@ -20,6 +21,8 @@ pub(super) fn all(o: &Options) -> Vec<Value> {
         rule(&["discovery.k8s.io"], &["endpointslices"], READ),
         rule(&["apiextensions.k8s.io"], &["customresourcedefinitions"], READ),
         rule(&["multicluster.x-k8s.io"], &["serviceexports"], READ),
+        // Warnings about annotations that mean nothing.
+        rule(&[""], &["events"], &["create"]),
         rule(
             &["cilium.io"],
             &["ciliumnodes", "ciliumidentities", "ciliumendpoints", "ciliumendpointslices"],
@@ -43,14 +46,14 @@ pub(super) fn all(o: &Options) -> Vec<Value> {
     list
 }
 
-const READ: &[&str] = &["get", "list", "watch"];
+pub(super) const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["get", "list", "watch", "create", "update", "patch", "delete"];
 
-fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
+pub(super) fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
     json!({ "apiGroups": groups, "resources": resources, "verbs": verbs })
 }
 
-fn binding(o: &Options, kind: &str, role: &str, name: &str, namespace: Option<&str>) -> Value {
+pub(super) fn binding(o: &Options, kind: &str, role: &str, name: &str, namespace: Option<&str>) -> Value {
     let mut metadata = json!({ "name": name, "labels": labels(name) });
     if let Some(namespace) = namespace {
         metadata["namespace"] = json!(namespace);

@@ -7,7 +7,7 @@ use super::manifests::labels;
 use crate::names;
 
 /// Path of the executable in the image.
-const BINARY: &str = "/usr/local/bin/causeway";
+pub(super) const BINARY: &str = "/usr/local/bin/causeway";
 
 /// The agent: in the node's network, with the node's bpffs, CNI directories and run directory.
 pub(super) fn agent(o: &Options) -> Value {
@@ -123,7 +123,7 @@ pub(super) fn apiserver(o: &Options) -> Value {
 }
 
 /// Where to reach the Kubernetes API when services do not work yet.
-fn api_env(o: &Options) -> Vec<Value> {
+pub(super) fn api_env(o: &Options) -> Vec<Value> {
     o.api_server.map_or_else(Vec::new, |address| {
         vec![
             json!({ "name": "KUBERNETES_SERVICE_HOST", "value": address.ip().to_string() }),

@@ -1,13 +1,16 @@
 //! Metrics under the names of Cilium (behaviours 8.2), so that its dashboards and alerts keep working.
 //!
 //! [`remotes`] tells what a reader knows of its remote clusters, [`publish`] how far a publisher is,
-//! [`kvstore`] what is asked of a store, [`cache`] both for the cache, [`pressure`] how full the kernel's maps are.
+//! [`kvstore`] what is asked of a store, [`cache`] both for the cache, [`services`] what an agent balances,
+//! [`pressure`] how full the kernel's maps are. [`dns`] has CoreDNS' names.
 
 pub(crate) mod cache;
+pub(crate) mod dns;
 pub(crate) mod kvstore;
 pub(crate) mod pressure;
 pub(crate) mod publish;
 pub(crate) mod remotes;
+pub(crate) mod services;
 #[cfg(test)]
 mod tests;
 

@@ -25,8 +25,13 @@ pub(crate) struct Clusters {
 impl Clusters {
     /// The default topology, not connected.
     pub(crate) fn up(name: &str) -> Clusters {
+        Self::up_with(name, &[])
+    }
+
+    /// The same with more flags of `lab up`.
+    pub(crate) fn up_with(name: &str, flags: &[&str]) -> Clusters {
         let mut command = Command::new(env!("CARGO_BIN_EXE_causeway"));
-        command.args(["lab", "--name", name, "up", "--foreground"]).stdout(Stdio::piped());
+        command.args(["lab", "--name", name, "up", "--foreground"]).args(flags).stdout(Stdio::piped());
         // SAFETY: prctl with an integer, nothing of ours in memory is touched.
         unsafe {
             command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(Into::into));
@@ -41,7 +46,12 @@ impl Clusters {
 
     /// Connected, and ready with each other.
     pub(crate) fn meshed(name: &str) -> Clusters {
-        let clusters = Self::up(name);
+        Self::meshed_with(name, &[])
+    }
+
+    /// The same with more flags of `lab up`.
+    pub(crate) fn meshed_with(name: &str, flags: &[&str]) -> Clusters {
+        let clusters = Self::up_with(name, flags);
         clusters.connect();
         for context in [ONE, TWO] {
             clusters.ready(context);
@@ -51,15 +61,20 @@ impl Clusters {
 
     /// Installs once more, now with a cache of the other clusters in the mesh server. Connect after it.
     pub(crate) fn cache(&self, cluster: &str) {
+        self.install(cluster, &["--enable-kvstoremesh"]);
+        let wait =
+            ["-n", "kube-system", "rollout", "status", "deployment/clustermesh-apiserver", "--timeout=60s"];
+        self.kubectl(cluster, &wait);
+    }
+
+    /// Installs once more, as an operator would, with more flags; what it said.
+    pub(crate) fn install(&self, cluster: &str, flags: &[&str]) -> String {
         let plan = self.lab.plan();
         let of = plan.clusters.iter().find(|plan| plan.name == cluster).unwrap();
         let (id, api) = (of.id.to_string(), format!("{}:{API_PORT}", of.api_server));
         let subnet = &plan.subnets[of.subnet].id;
         let place = ["--context", cluster, "--cluster-id", &id, "--subnet-id", subnet, "--api-server", &api];
-        self.causeway(&[&["install", "--enable-kvstoremesh"], &place[..]].concat());
-        let wait =
-            ["-n", "kube-system", "rollout", "status", "deployment/clustermesh-apiserver", "--timeout=60s"];
-        self.kubectl(cluster, &wait);
+        self.causeway(&[&["install"], flags, &place[..]].concat())
     }
 
     pub(crate) fn connect(&self) -> String {

@@ -3,7 +3,10 @@
 mod agent;
 mod clusters;
 mod control_plane;
+mod dual_stack;
 mod failover;
 mod forwarding;
+mod names;
 mod servers;
 mod services;
+mod steps;

@@ -3,9 +3,12 @@
 //! `None` means the object stands for nothing here (another family, no addresses, not a number); a
 //! watcher turns that into a removal.
 
+mod annotations;
 mod endpoint;
 mod export;
+mod host_ports;
 mod identity;
+mod import;
 mod node;
 mod owners;
 mod service;
@@ -18,11 +21,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use endpoint::{endpoint, endpoint_slice};
 pub use export::export;
+pub use host_ports::host_ports;
 pub use identity::identity;
+pub use import::import;
 pub use node::node;
 pub use owners::AddressOwners;
-pub use service::{service, sharing};
-pub use slice::{MESH_SLICE_MANAGER, slice};
+pub use service::{any_service, service};
+pub use slice::{MESH_SLICE_MANAGER, any_slice, slice};
 pub use union::{EndpointGroup, EndpointUnion};
 
 /// An address; empty text and nonsense are none.

@@ -11,13 +11,19 @@ use super::{ip, names};
 pub const MESH_SLICE_MANAGER: &str = "endpointslice-mesh-controller.cilium.io";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The cluster a slice comes from, and the ServiceImport it belongs to (multi-cluster services API).
+const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
+const IMPORT_NAME: &str = "multicluster.kubernetes.io/service-name";
 
 /// `None` for slices without service, of host names, or that mirror other clusters.
 pub fn slice(object: &discovery::EndpointSlice) -> Option<EndpointSlice> {
+    let manager = object.metadata.labels.as_ref()?.get(MANAGED_BY);
+    any_slice(object).filter(|_| manager.is_none_or(|manager| manager != MESH_SLICE_MANAGER))
+}
+
+/// The same with those that mirror other clusters.
+pub fn any_slice(object: &discovery::EndpointSlice) -> Option<EndpointSlice> {
     let labels = object.metadata.labels.as_ref()?;
-    if labels.get(MANAGED_BY).is_some_and(|manager| manager == MESH_SLICE_MANAGER) {
-        return None;
-    }
     if !matches!(object.address_type.as_str(), "IPv4" | "IPv6") {
         return None;
     }
@@ -52,5 +58,32 @@ pub fn slice(object: &discovery::EndpointSlice) -> Option<EndpointSlice> {
         service: ServiceKey { namespace, name: service.clone() },
         endpoints: endpoints.collect(),
         ports: ports.collect(),
+        source_cluster: labels.get(SOURCE_CLUSTER).cloned(),
+        import: labels.get(IMPORT_NAME).cloned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_of_other_clusters_are_for_names_only() {
+        let of = |labels: &[(&str, &str)]| {
+            let mut object = discovery::EndpointSlice { address_type: "IPv4".into(), ..Default::default() };
+            let labels = labels.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+            object.metadata.labels =
+                Some(labels.chain([(SERVICE_NAME.to_owned(), "db".to_owned())]).collect());
+            (slice(&object), any_slice(&object))
+        };
+        let (own, any) = of(&[]);
+        assert!(own.is_some() && own == any);
+        let labels = [(MANAGED_BY, MESH_SLICE_MANAGER), (SOURCE_CLUSTER, "cls-b"), (IMPORT_NAME, "kv")];
+        let (own, any) = of(&labels);
+        let any = any.unwrap();
+        assert_eq!(
+            (own, any.source_cluster.as_deref(), any.import.as_deref()),
+            (None, Some("cls-b"), Some("kv"))
+        );
+    }
 }

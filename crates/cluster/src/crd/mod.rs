@@ -9,6 +9,7 @@ mod endpoint_slice;
 mod identity;
 mod node;
 mod service_export;
+mod service_import;
 
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ pub use node::{
     AddressPair, CiliumNode, CiliumNodeAddress, CiliumNodeSpec, EncryptionSpec, IpamPool, IpamPools, IpamSpec,
 };
 pub use service_export::{ServiceExport, ServiceExportSpec};
+pub use service_import::{McsVersion, ServiceImport, ServiceImportPort, ServiceImportSpec};
 
 use crate::Error;
 

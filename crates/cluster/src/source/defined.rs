@@ -15,12 +15,12 @@ const POLL: Duration = Duration::from_secs(5);
 /// How soon the question is asked again when the API server does not answer it.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// The stream, as soon as the definition is there. Until then there are no such objects, which is a
-/// complete listing: `Reset` and `Synced`.
+/// The stream, as soon as the definition is there; `watch` is told the versions that are served. Until then there are no
+/// such objects, which is a complete listing: `Reset` and `Synced`.
 pub(super) fn once_defined<T, S>(
     client: Client,
     definition: &'static str,
-    watch: impl FnOnce() -> S + Send + 'static,
+    watch: impl FnOnce(Vec<String>) -> S + Send + 'static,
 ) -> impl Stream<Item = Event<T>> + Send + 'static
 where
     T: Keyed + Send + 'static,
@@ -30,28 +30,35 @@ where
     let api: Api<CustomResourceDefinition> = Api::all(client);
     let later = api.clone();
     let first = async move {
-        if is_served(&api, definition).await {
+        if served(&api, definition).await.is_some() {
             return vec![];
         }
         info!(definition, "not there: no such objects until it is created");
         vec![Event::Reset, Event::Synced]
     };
     let rest = async move {
-        while !is_served(&later, definition).await {
+        loop {
+            if let Some(versions) = served(&later, definition).await {
+                return watch(versions);
+            }
             tokio::time::sleep(POLL).await;
         }
-        watch()
     };
     stream::once(first).flat_map(stream::iter).chain(stream::once(rest).flatten())
 }
 
-/// Asks until there is an answer.
-async fn is_served(api: &Api<CustomResourceDefinition>, definition: &str) -> bool {
+/// The versions that are served, once it is established. Asks until there is an answer.
+async fn served(api: &Api<CustomResourceDefinition>, definition: &str) -> Option<Vec<String>> {
     loop {
         match api.get_opt(definition).await {
             Ok(found) => {
-                let conditions = found.and_then(|found| found.status?.conditions).unwrap_or_default();
-                return conditions.iter().any(|c| c.type_ == "Established" && c.status == "True");
+                let found = found?;
+                let conditions = found.status.and_then(|status| status.conditions).unwrap_or_default();
+                if !conditions.iter().any(|c| c.type_ == "Established" && c.status == "True") {
+                    return None;
+                }
+                let versions = found.spec.versions.into_iter().filter(|version| version.served);
+                return Some(versions.map(|version| version.name).collect());
             }
             Err(error) => {
                 debug!(definition, error = readable(&error), "cannot ask for a definition");

@@ -6,19 +6,23 @@
 mod defined;
 mod watch;
 
+use causeway_model::lb::HostPorts;
 use causeway_model::{
     ClusterInfo, Endpoint, EndpointSlice, Event, ExportRequest, Identity, IpEntry, Node, NodeKey,
-    NumericIdentity, PodRef, Service, ServiceKey, SliceKey,
+    NumericIdentity, PodRef, Service, ServiceImport, ServiceKey, SliceKey,
 };
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
-use k8s_openapi::api::core::v1::Service as KubeService;
+use k8s_openapi::api::core::v1::{Pod, Service as KubeService};
 use k8s_openapi::api::discovery::v1::EndpointSlice as KubeSlice;
+use kube::runtime::watcher;
 use kube::{Api, Client};
 
 use crate::convert::{self, AddressOwners, EndpointGroup, EndpointUnion};
-use crate::crd::{CiliumEndpoint, CiliumEndpointSlice, CiliumIdentity, CiliumNode, ServiceExport};
-use watch::watch;
+use crate::crd::{
+    self, CiliumEndpoint, CiliumEndpointSlice, CiliumIdentity, CiliumNode, McsVersion, ServiceExport,
+};
+use watch::{watch, watch_as};
 
 /// The nodes of cluster `info`, from its CiliumNodes.
 pub fn nodes(client: Client, info: ClusterInfo) -> impl Stream<Item = Event<Node>> + Send + 'static {
@@ -48,7 +52,7 @@ pub fn endpoints(client: Client) -> impl Stream<Item = Event<Endpoint>> + Send +
 /// The endpoints in CiliumEndpointSlices, slice by slice; none until their definition exists.
 pub fn cilium_endpoint_slices(client: Client) -> impl Stream<Item = Event<EndpointGroup>> + Send + 'static {
     let api = Api::<CiliumEndpointSlice>::all(client.clone());
-    defined::once_defined(client, "ciliumendpointslices.cilium.io", move || {
+    defined::once_defined(client, "ciliumendpointslices.cilium.io", move |_| {
         watch(api, |object| Some(convert::endpoint_slice(object)), |object| object.metadata.name.clone())
     })
 }
@@ -102,10 +106,57 @@ pub fn endpoint_slices(client: Client) -> impl Stream<Item = Event<EndpointSlice
     })
 }
 
+/// The ports of a node that its pods asked for.
+pub fn host_ports(client: Client, node: &str) -> impl Stream<Item = Event<HostPorts>> + Send + 'static {
+    let here = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+    let pods = Api::<Pod>::all(client);
+    watch_as("pods with host ports".to_owned(), pods, here, convert::host_ports, |object| {
+        let (namespace, name) = convert::names(&object.metadata);
+        Some(HostPorts::owner(&PodRef { namespace, name }))
+    })
+}
+
+/// All Services, whichever proxy they belong to.
+pub fn all_services(client: Client) -> impl Stream<Item = Event<Service>> + Send + 'static {
+    watch(
+        Api::<KubeService>::all(client),
+        |object| Some(convert::any_service(object)),
+        |object| {
+            let (namespace, name) = convert::names(&object.metadata);
+            Some(ServiceKey { namespace, name })
+        },
+    )
+}
+
+/// The EndpointSlices of addresses, with those that mirror other clusters.
+pub fn all_endpoint_slices(client: Client) -> impl Stream<Item = Event<EndpointSlice>> + Send + 'static {
+    watch(Api::<KubeSlice>::all(client), convert::any_slice, |object| {
+        let (namespace, name) = convert::names(&object.metadata);
+        Some(SliceKey { namespace, name })
+    })
+}
+
+/// The ServiceImports, of the newest version that is served; none until their definition exists.
+pub fn imports(client: Client) -> impl Stream<Item = Event<ServiceImport>> + Send + 'static {
+    defined::once_defined(client.clone(), "serviceimports.multicluster.x-k8s.io", move |versions| {
+        let version = McsVersion::best(&versions);
+        watch_as(
+            "serviceimports".to_owned(),
+            Api::<crd::ServiceImport>::all_with(client, &version),
+            watcher::Config::default(),
+            convert::import,
+            |object| {
+                let (namespace, name) = convert::names(&object.metadata);
+                Some(ServiceKey { namespace, name })
+            },
+        )
+    })
+}
+
 /// The ServiceExports; none until their definition exists.
 pub fn exports(client: Client) -> impl Stream<Item = Event<ExportRequest>> + Send + 'static {
     let api = Api::<ServiceExport>::all(client.clone());
-    defined::once_defined(client, "serviceexports.multicluster.x-k8s.io", move || {
+    defined::once_defined(client, "serviceexports.multicluster.x-k8s.io", move |_| {
         watch(
             api,
             |object| Some(convert::export(object)),

@@ -23,8 +23,22 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     T: Keyed + Send + 'static,
 {
-    let what = K::plural(&()).into_owned();
-    watcher(api, watcher::Config::default()).default_backoff().filter_map(move |event| {
+    watch_as(K::plural(&()).into_owned(), api, watcher::Config::default(), convert, key)
+}
+
+/// The same for the objects that `config` selects, also of a type that is known only at run time; `what` is for the log.
+pub(super) fn watch_as<K, T>(
+    what: String,
+    api: Api<K>,
+    config: watcher::Config,
+    convert: impl Fn(&K) -> Option<T> + Send + 'static,
+    key: impl Fn(&K) -> Option<T::Key> + Send + 'static,
+) -> impl Stream<Item = Event<T>> + Send + 'static
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    T: Keyed + Send + 'static,
+{
+    watcher(api, config).default_backoff().filter_map(move |event| {
         let event = match event {
             Ok(event) => translate(event, &convert, &key),
             Err(error) => {

@@ -17,8 +17,9 @@ mod load;
 mod process;
 mod watch;
 
-use causeway_kvstore::server::{Access, Server};
+use causeway_kvstore::server::{Access, Server, worker_threads};
 use causeway_kvstore::{Store, StoreOptions};
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
 use flags::Flags;
@@ -29,18 +30,26 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Bytes of a value.
 const VALUE: usize = 256;
 
-#[tokio::main]
-async fn main() -> Result<(), Failure> {
+fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
     let command = args.next().unwrap_or_default();
     let flags = Flags::parse(args)?;
-    let report = match command.as_str() {
-        "serve" => return serve(&flags).await,
-        "put" => load::put(&flags).await?,
-        "fill" => load::fill(&flags).await?,
-        "get" => load::get(&flags).await?,
-        "list" => load::list(&flags).await?,
-        "watch" => watch::run(&flags).await?,
+    let mut runtime = Builder::new_multi_thread();
+    if command == "serve" {
+        // As `causeway clustermesh-apiserver`.
+        runtime.worker_threads(worker_threads());
+    }
+    runtime.enable_all().build()?.block_on(run(&command, &flags))
+}
+
+async fn run(command: &str, flags: &Flags) -> Result<(), Failure> {
+    let report = match command {
+        "serve" => return serve(flags).await,
+        "put" => load::put(flags).await?,
+        "fill" => load::fill(flags).await?,
+        "get" => load::get(flags).await?,
+        "list" => load::list(flags).await?,
+        "watch" => watch::run(flags).await?,
         _ => return Err("give a command: serve, put, fill, get, list or watch".into()),
     };
     println!("{report}");

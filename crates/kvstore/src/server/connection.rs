@@ -17,6 +17,7 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
+use super::cork::Cork;
 use super::session::Session;
 
 /// What a connection ends with; hyper's own choice of type.
@@ -31,7 +32,7 @@ pub(super) async fn serve(
     session: Session,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let turn = Turn::default();
+    let (turn, stream) = (Turn::default(), Cork::new(stream));
     let mut builder = auto::Builder::new(turn.clone());
     builder
         .http2()
@@ -40,7 +41,7 @@ pub(super) async fn serve(
         .initial_connection_window_size(WINDOW * 4)
         .max_concurrent_streams(None)
         .auto_date_header(false);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), session));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream.clone()), session));
     let mut stop = pin!(shutdown.cancelled());
     let mut stopping = false;
     let mut running = FuturesUnordered::new();
@@ -54,6 +55,10 @@ pub(super) async fn serve(
             while let Poll::Ready(Some(())) = running.poll_next_unpin(context) {}
             if let Poll::Ready(result) = connection.as_mut().poll(context) {
                 return Poll::Ready(result);
+            }
+            // What it had to say leaves now. While the peer does not take it, this task is woken when it does.
+            if let Poll::Ready(Err(error)) = stream.pull(context) {
+                return Poll::Ready(Err(error.into()));
             }
             if !turn.run(&running) {
                 return Poll::Pending;

@@ -80,12 +80,14 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         }))
     }
 
-    /// There is no file with holes in it; what was compacted is free already.
+    /// There is no file with holes in it; what was compacted is free already. It is the trees that have them.
     async fn defragment(
         &self,
         request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
         caller(&request)?.administer()?;
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || store.defragment()).await.expect("defragmenting does not panic");
         Ok(Response::new(pb::DefragmentResponse { header: Some(self.store.header()) }))
     }
 

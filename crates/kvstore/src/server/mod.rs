@@ -4,6 +4,7 @@ mod access;
 mod auth;
 mod cluster;
 mod connection;
+mod cork;
 mod health;
 mod http;
 mod kv;
@@ -38,6 +39,12 @@ use session::Session;
 
 /// The version told to clients that ask: the etcd release whose behaviour this server has.
 pub const ETCD_VERSION: &str = "3.5.0";
+
+/// Worker threads for the runtime of a process that serves a store: half of the processors. Turns are short, and where
+/// processors are few, waking one more thread costs more than it does at the same time.
+pub fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2))
+}
 
 /// The protocols offered; HTTP/1.1 is for `/version`, `/health` and `/metrics` only.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];

@@ -1,19 +1,18 @@
 //! Writes of this process itself: many keys in one call, without the form of requests.
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
 
 use super::history::Key;
-use super::state::{State, Write};
+use super::state::{Put, State, Write};
+use super::value::Value;
 use super::{Store, quota};
-use crate::{Error, pb};
+use crate::Error;
 
 /// One write of [`Store::apply`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteOp {
-    /// Key and value.
-    Put(Bytes, Bytes),
+    /// Key and value; the store shares the memory of the value.
+    Put(Bytes, Value),
     /// Key.
     Delete(Bytes),
 }
@@ -46,6 +45,15 @@ impl Store {
     pub fn apply(&self, ops: Vec<WriteOp>) -> Result<Applied, Error> {
         self.staged().apply(ops).wait()
     }
+
+    /// The same with what is put attached to a lease, 0 for none: a put changes nothing only where the key has that
+    /// lease already.
+    ///
+    /// # Errors
+    /// As [`Store::apply`], and [`Error::LeaseNotFound`].
+    pub fn apply_leased(&self, ops: Vec<WriteOp>, lease: i64) -> Result<Applied, Error> {
+        self.staged().apply_leased(ops, lease).wait()
+    }
 }
 
 /// Refuses malformed writes; else how many bytes all of them may add.
@@ -67,31 +75,30 @@ pub(super) fn check(store: &Store, ops: &[WriteOp]) -> Result<usize, Error> {
 pub(super) fn run(
     state: &mut State,
     ops: Vec<WriteOp>,
+    lease: i64,
     mut commit: impl FnMut(&mut State, Write),
 ) -> Applied {
     let (mut applied, mut write) = (Applied::default(), Write::default());
-    let mut written: HashSet<Bytes> = HashSet::new();
     for op in ops {
-        if !written.is_empty() && written.contains(op.key()) {
+        if state.is_written(op.key()) {
             commit(state, std::mem::take(&mut write));
-            written.clear();
         }
         let held = state.live(op.key());
         let size = held.map(|held| held.size(op.key()));
         match op {
-            WriteOp::Put(_, value) if held.is_some_and(|held| *held.value() == value) => {}
+            WriteOp::Put(_, value)
+                if held.is_some_and(|held| *held.value() == *value && held.lease == lease) => {}
             WriteOp::Put(key, value) => {
                 applied.keys += i64::from(size.is_none());
                 applied.bytes += (key.len() + value.len()) as i64 - size.unwrap_or(0);
-                written.insert(key.clone());
-                state.put(pb::PutRequest { key, value, ..Default::default() }, &mut write);
+                let put = Put { key: &key, value: Some(value), lease: Some(lease), prev_kv: false };
+                state.put(put, &mut write);
             }
             WriteOp::Delete(key) => {
                 let Some(size) = size else { continue };
                 applied.keys -= 1;
                 applied.bytes -= size;
                 state.delete(&Key::from(&key[..]), &mut write);
-                written.insert(key);
             }
         }
     }
@@ -102,7 +109,7 @@ pub(super) fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{StoreOptions, WatchOptions};
+    use crate::{StoreOptions, WatchOptions, pb};
 
     fn put(key: &'static str, value: &'static str) -> WriteOp {
         WriteOp::Put(key.into(), value.into())
@@ -141,6 +148,26 @@ mod tests {
         let same = vec![put("k/a", "1"), WriteOp::Delete("k/b".into()), put("k/a", "1")];
         assert_eq!((store.apply(same).unwrap(), store.revision()), (Applied::default(), 2));
         assert_eq!(store.apply(vec![]).unwrap(), Applied::default());
+    }
+
+    #[test]
+    fn what_is_put_is_shared_and_attached() {
+        let store = Store::new(StoreOptions::default());
+        let (value, now) = (Value::from("1"), std::time::Instant::now());
+        let put = || vec![WriteOp::Put("k/a".into(), value.clone())];
+        assert_eq!(store.apply_leased(put(), 7), Err(Error::LeaseNotFound));
+        store.lease_grant(7, 60, now).unwrap();
+        store.apply_leased(put(), 7).unwrap();
+        let held = store.lock().live(b"k/a").unwrap().value.clone().unwrap();
+        assert!(std::ptr::eq(&*held, &*value), "one copy, here and in the store");
+        store.apply_leased(put(), 7).unwrap();
+        assert_eq!(store.revision(), 2, "the same value under the same lease");
+        assert_eq!(store.lease_info(7, now).unwrap().keys, ["k/a"]);
+        store.lease_grant(8, 60, now).unwrap();
+        store.apply_leased(put(), 8).unwrap();
+        assert_eq!((store.revision(), store.lease_info(7, now).unwrap().keys), (3, vec![]));
+        store.lease_revoke(8).unwrap();
+        assert_eq!(store.live_bytes(), 0);
     }
 
     #[test]

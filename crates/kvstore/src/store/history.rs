@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::value::Value;
 use crate::pb;
 
 /// A key, in one copy for the tree, the log and the leases.
@@ -15,55 +16,125 @@ pub(super) struct Version {
     /// Writes since the key was created; 0 for a tombstone.
     pub(super) version: i64,
     pub(super) lease: i64,
-    pub(super) value: Option<Arc<[u8]>>,
+    pub(super) value: Option<Value>,
 }
 
-/// All kept versions of a key, oldest first. Most keys have one, so no search structure is needed.
+/// All kept versions of a key. There may be a hundred thousand keys and most have one version: a pointer in
+/// the tree, and one piece of memory behind it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct History(Vec<Version>);
+pub(super) struct History(Option<Box<Versions>>);
+
+#[derive(Debug, Clone)]
+struct Versions {
+    newest: Version,
+    /// Oldest first.
+    #[expect(clippy::box_collection, reason = "for most keys it is not there, and then costs a third")]
+    older: Option<Box<Vec<Version>>>,
+}
 
 impl History {
+    fn newest(&self) -> Option<&Version> {
+        Some(&self.0.as_ref()?.newest)
+    }
+
+    /// All but the newest, oldest first.
+    fn older(&self) -> &[Version] {
+        self.0.as_ref().and_then(|versions| versions.older.as_deref()).map_or(&[][..], Vec::as_slice)
+    }
+
+    /// The revision of the last change; 0 if there is none.
+    pub(super) fn last_changed(&self) -> i64 {
+        self.newest().map_or(0, |newest| newest.mod_revision)
+    }
+
     /// The newest version, if the key exists now.
     pub(super) fn live(&self) -> Option<&Version> {
-        self.0.last().filter(|v| v.value.is_some())
+        self.newest().filter(|v| v.value.is_some())
     }
 
     /// The version a reader at `revision` sees, if the key existed then.
     pub(super) fn at(&self, revision: i64) -> Option<&Version> {
-        self.0.iter().rev().find(|v| v.mod_revision <= revision).filter(|v| v.value.is_some())
+        let newest = self.newest()?;
+        let seen = match newest.mod_revision <= revision {
+            true => newest,
+            false => {
+                let older = self.older();
+                &older[older.partition_point(|v| v.mod_revision <= revision).checked_sub(1)?]
+            }
+        };
+        Some(seen).filter(|v| v.value.is_some())
     }
 
     /// What was put at `revision`. The same transaction may have deleted it again, which no reader
     /// ever sees, but every watcher; it cannot have put it twice.
     pub(super) fn put_at(&self, revision: i64) -> Option<&Version> {
-        let written = self.0.iter().rev().take_while(|v| v.mod_revision >= revision);
-        written.filter(|v| v.mod_revision == revision).find(|v| v.value.is_some())
+        let newest = self.newest()?;
+        let put = |v: &&Version| v.mod_revision == revision && v.value.is_some();
+        if put(&newest) {
+            return Some(newest);
+        }
+        let older = self.older();
+        let first = older.partition_point(|v| v.mod_revision < revision);
+        older[first..].iter().take_while(|v| v.mod_revision == revision).find(put)
     }
 
     /// Adds a version.
     pub(super) fn push(&mut self, version: Version) {
-        if self.0.is_empty() {
-            // Most keys only ever have one version; a vector's first growth is to four.
-            self.0.reserve_exact(1);
+        match &mut self.0 {
+            None => self.0 = Some(Box::new(Versions { newest: version, older: None })),
+            Some(versions) => {
+                let replaced = std::mem::replace(&mut versions.newest, version);
+                // Of a key that has two versions most have no more: a vector's first growth is to four.
+                versions.older.get_or_insert_with(|| Box::new(Vec::with_capacity(1))).push(replaced);
+            }
         }
-        self.0.push(version);
     }
 
     /// Removes what was written at `revision` or later.
     pub(super) fn undo(&mut self, revision: i64) {
-        self.0.truncate(self.0.partition_point(|v| v.mod_revision < revision));
+        while self.newest().is_some_and(|newest| newest.mod_revision >= revision) {
+            self.pop();
+        }
     }
 
-    /// Removes what neither a reader nor a watcher at `revision` or later can see.
-    pub(super) fn compact(&mut self, revision: i64) -> impl Iterator<Item = Version> {
-        let after = self.0.partition_point(|v| v.mod_revision < revision);
-        let replaced = self.0.get(after).is_some_and(|v| v.mod_revision == revision);
-        let seen = after.checked_sub(1).filter(|before| !replaced && self.0[*before].value.is_some());
-        self.0.drain(..seen.unwrap_or(after))
+    /// Removes the newest version.
+    fn pop(&mut self) {
+        let Some(versions) = &mut self.0 else { return };
+        match versions.older.as_deref_mut().and_then(Vec::pop) {
+            Some(before) => versions.newest = before,
+            None => self.0 = None,
+        }
+        self.tidy();
+    }
+
+    /// An empty list of older versions is none.
+    fn tidy(&mut self) {
+        if let Some(versions) = &mut self.0 {
+            versions.older.take_if(|older| older.is_empty());
+        }
+    }
+
+    /// Removes what neither a reader nor a watcher at `revision` or later can see; `dropped` is called with each.
+    pub(super) fn compact(&mut self, revision: i64, mut dropped: impl FnMut(Version)) {
+        let Some(versions) = &mut self.0 else { return };
+        if let Some(older) = versions.older.as_deref_mut() {
+            let before = older.partition_point(|v| v.mod_revision < revision);
+            let next = older.get(before).unwrap_or(&versions.newest).mod_revision;
+            // The last one before it is what a reader there sees, unless that was replaced or deleted by then.
+            let seen = next > revision && before > 0 && older[before - 1].value.is_some();
+            older.drain(..before - usize::from(seen)).for_each(&mut dropped);
+        }
+        self.tidy();
+        let gone = |newest: &Version| newest.mod_revision < revision && newest.value.is_none();
+        if self.newest().is_some_and(gone)
+            && let Some(versions) = self.0.take()
+        {
+            dropped(versions.newest);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 }
 
@@ -103,7 +174,7 @@ mod tests {
     fn history(revisions: &[(i64, bool)]) -> History {
         let mut history = History::default();
         for (mod_revision, put) in revisions {
-            let value = put.then(|| Arc::from(&b"v"[..]));
+            let value = put.then(|| "v".into());
             history.push(Version { mod_revision: *mod_revision, value, ..Version::default() });
         }
         history
@@ -111,8 +182,16 @@ mod tests {
 
     fn compacted(revisions: &[(i64, bool)], at: i64) -> Vec<(i64, bool)> {
         let mut history = history(revisions);
-        history.compact(at).for_each(drop);
-        history.0.iter().map(|v| (v.mod_revision, v.value.is_some())).collect()
+        let mut dropped = 0;
+        history.compact(at, |_| dropped += 1);
+        let kept: Vec<_> = history
+            .older()
+            .iter()
+            .chain(history.newest())
+            .map(|v| (v.mod_revision, v.value.is_some()))
+            .collect();
+        assert_eq!(kept.len() + dropped, revisions.len());
+        kept
     }
 
     #[test]

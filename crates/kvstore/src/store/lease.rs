@@ -111,6 +111,13 @@ impl Leases {
         })
     }
 
+    /// Builds the search trees of keys anew, full.
+    pub(super) fn defragment(&mut self) {
+        for lease in self.by_id.values_mut() {
+            lease.keys = std::mem::take(&mut lease.keys).into_iter().collect();
+        }
+    }
+
     /// Moves a key from one lease to another; 0 stands for none.
     pub(super) fn reattach(&mut self, key: &Key, from: i64, to: i64) {
         if from == to {

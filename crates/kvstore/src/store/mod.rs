@@ -18,14 +18,15 @@ mod staged;
 mod state;
 mod stats;
 mod txn;
+mod value;
 mod watch;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::sync::watch::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Error, pb};
@@ -42,6 +43,7 @@ pub use staged::{Pending, Staged};
 use state::State;
 use stats::Counters;
 pub use stats::StoreStats;
+pub use value::Value;
 pub(crate) use watch::Events;
 pub use watch::{WatchBatch, WatchError, WatchOptions, Watcher};
 
@@ -101,12 +103,12 @@ struct Shared {
 struct Core {
     state: Mutex<State>,
     /// Follows the published revision.
-    revision: Sender<i64>,
+    revision: AtomicI64,
 }
 
 impl Core {
     fn new(state: State) -> Arc<Self> {
-        let revision = Sender::new(state.published);
+        let revision = AtomicI64::new(state.published);
         Arc::new(Self { state: Mutex::new(state), revision })
     }
 
@@ -120,7 +122,7 @@ impl Core {
     /// watchers of what has changed.
     fn publish(&self, mut state: MutexGuard<'_, State>, revision: i64) {
         let wakeups = state.publish(revision);
-        self.revision.send_replace(revision);
+        self.revision.store(revision, Ordering::Release);
         drop(state);
         wakeups.wake();
     }
@@ -187,7 +189,7 @@ impl Store {
 
     /// The revision of the last write; in a durable store of the last durable one.
     pub fn revision(&self) -> i64 {
-        *self.0.core.revision.borrow()
+        self.0.core.revision.load(Ordering::Acquire)
     }
 
     /// Bytes of the largest request.
@@ -198,12 +200,6 @@ impl Store {
     /// Bytes of live keys and values.
     pub fn live_bytes(&self) -> i64 {
         self.lock().live_bytes
-    }
-
-    /// Follows the revision: it changes whenever something was written. A write waits as long as a value
-    /// is borrowed: whoever calls the store meanwhile, also in a `wait_for`, waits for ever.
-    pub fn revisions(&self) -> Receiver<i64> {
-        self.0.core.revision.subscribe()
     }
 
     /// A response header for this moment.
@@ -367,6 +363,12 @@ impl Store {
                 () = shutdown.cancelled() => return,
             }
         }
+    }
+
+    /// Builds the search trees anew: those that have grown key by key are two fifths empty, and what is empty is free
+    /// then. As with etcd everybody waits for it, for some 50 ms with a million keys.
+    pub fn defragment(&self) {
+        self.lock().defragment();
     }
 
     /// Whether nothing more can be added: the quota was exceeded and the alarm not disarmed since,

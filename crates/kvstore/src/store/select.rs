@@ -215,7 +215,8 @@ mod tests {
             let mut write = Write::default();
             let key = format!("k/{i:04}").into();
             let value = if i % 3 == 0 { Bytes::new() } else { "v".repeat(i % 200).into() };
-            state.put(pb::PutRequest { key, value, ..Default::default() }, &mut write);
+            let put = pb::PutRequest { key, value, ..Default::default() };
+            state.put((&put).into(), &mut write);
             state.commit(write);
         }
         state

@@ -101,7 +101,7 @@ impl Staged<'_> {
         let header = |response: &mut pb::PutResponse, header| response.header = Some(header);
         self.write(Gate::Write, cost, header, |state, write| {
             state.check_put(&request)?;
-            Ok(state.put(request, write))
+            Ok(state.put((&request).into(), write))
         })
     }
 
@@ -128,13 +128,19 @@ impl Staged<'_> {
 
     /// See [`Store::apply`].
     pub fn apply(&self, ops: Vec<WriteOp>) -> Pending<Applied> {
+        self.apply_leased(ops, 0)
+    }
+
+    /// See [`Store::apply_leased`].
+    pub fn apply_leased(&self, ops: Vec<WriteOp>, lease: i64) -> Pending<Applied> {
         let cost = match apply::check(self.0, &ops) {
             Ok(cost) => cost,
             Err(error) => return Pending::now(Err(error)),
         };
         self.change(|state, log| {
             log.admit(state, cost)?;
-            Ok(apply::run(state, ops, |state, write| {
+            state.check_lease(lease)?;
+            Ok(apply::run(state, ops, lease, |state, write| {
                 if state.commit(write) {
                     log.push_write(state);
                 }

@@ -13,6 +13,7 @@ use super::lease::Leases;
 use super::quota::Space;
 use super::range::KeyRange;
 use super::select::{Counts, Order};
+use super::value::Value;
 use crate::pb;
 use crate::{Error, StoreOptions};
 
@@ -41,6 +42,31 @@ pub(super) struct State {
     pub(super) space: Space,
     /// What the server keeps about users and roles, in its own form.
     pub(super) auth: Option<Bytes>,
+}
+
+/// What is put to a key.
+#[derive(Debug)]
+pub(super) struct Put<'a> {
+    pub(super) key: &'a [u8],
+    /// `None` leaves it as it is.
+    pub(super) value: Option<Value>,
+    /// 0 is none; `None` leaves it as it is.
+    pub(super) lease: Option<i64>,
+    /// What was there before is wanted.
+    pub(super) prev_kv: bool,
+}
+
+impl<'a> From<&'a pb::PutRequest> for Put<'a> {
+    /// What a request holds are slices of a network buffer many times larger, which they would keep alive: the store
+    /// copies what it keeps.
+    fn from(request: &'a pb::PutRequest) -> Self {
+        Self {
+            key: &request.key,
+            value: (!request.ignore_value).then(|| request.value[..].into()),
+            lease: (!request.ignore_lease).then_some(request.lease),
+            prev_kv: request.prev_kv,
+        }
+    }
 }
 
 /// The changes of the write in progress.
@@ -101,15 +127,21 @@ impl State {
         self.keys.get(key)?.live()
     }
 
+    /// Whether the write in progress has changed the key.
+    pub(super) fn is_written(&self, key: &[u8]) -> bool {
+        self.keys.get(key).is_some_and(|history| history.last_changed() > self.revision)
+    }
+
     /// Refuses what [`State::put`] could not carry out.
     pub(super) fn check_put(&self, request: &pb::PutRequest) -> Result<(), Error> {
         check_put_form(request)?;
-        self.check_put_lease(request)?;
+        self.check_lease(request.lease)?;
         self.check_put_exists(request)
     }
 
-    pub(super) fn check_put_lease(&self, request: &pb::PutRequest) -> Result<(), Error> {
-        let missing = request.lease != 0 && !self.leases.exists(request.lease);
+    /// Refuses a lease that is not there; 0 is none.
+    pub(super) fn check_lease(&self, lease: i64) -> Result<(), Error> {
+        let missing = lease != 0 && !self.leases.exists(lease);
         if missing { Err(Error::LeaseNotFound) } else { Ok(()) }
     }
 
@@ -130,26 +162,22 @@ impl State {
     }
 
     /// Carries out a checked put in the write in progress.
-    pub(super) fn put(&mut self, request: pb::PutRequest, write: &mut Write) -> pb::PutResponse {
+    pub(super) fn put(&mut self, put: Put<'_>, write: &mut Write) -> pb::PutResponse {
         let revision = self.revision + 1;
-        // What a request holds are slices of a network buffer many times larger, which they would
-        // keep alive: the store copies what it keeps, and shares one copy of a key.
-        let entry = self.keys.entry(Key::from(&request.key[..]));
+        let entry = self.keys.entry(Key::from(put.key));
+        // One copy, also in the log.
         let key = entry.key().clone();
         let history = entry.or_default();
         let previous = history.live();
-        let prev_kv = previous.filter(|_| request.prev_kv).map(|old| old.key_value(&key));
-        let value = match previous {
-            Some(old) if request.ignore_value => old.value.clone(),
-            _ => Some(Arc::from(&request.value[..])),
-        };
+        let prev_kv = previous.filter(|_| put.prev_kv).map(|old| old.key_value(&key));
+        let value = put.value.or_else(|| previous.and_then(|old| old.value.clone())).unwrap_or_default();
         let held_by = previous.map_or(0, |old| old.lease);
         let version = Version {
             mod_revision: revision,
             create_revision: previous.map_or(revision, |old| old.create_revision),
             version: previous.map_or(1, |old| old.version + 1),
-            lease: if request.ignore_lease { held_by } else { request.lease },
-            value,
+            lease: put.lease.unwrap_or(held_by),
+            value: Some(value),
         };
         let replaced = previous.map_or(0, |old| old.size(&key));
         self.live_bytes += version.size(&key) - replaced;
@@ -341,6 +369,12 @@ impl State {
         self.keys.get(&change.key).filter(|_| change.put)?.put_at(revision)
     }
 
+    /// Builds the search trees anew, full.
+    pub(super) fn defragment(&mut self) {
+        self.keys = std::mem::take(&mut self.keys).into_iter().collect();
+        self.leases.defragment();
+    }
+
     /// Deletes the keys of a lease in one revision and forgets it.
     pub(super) fn revoke(&mut self, id: i64) -> Result<bool, Error> {
         let keys = self.leases.revoke(id)?;
@@ -379,7 +413,7 @@ fn version_of(kv: &pb::KeyValue) -> Version {
         create_revision: kv.create_revision,
         version: kv.version,
         lease: kv.lease,
-        value: Some(Arc::from(&kv.value[..])),
+        value: Some(kv.value[..].into()),
     }
 }
 
@@ -388,7 +422,7 @@ fn drop_versions(keys: &mut BTreeMap<Key, History>, changed: &[Change], revision
     let mut bytes = 0;
     for Change { key, .. } in changed {
         let Some(history) = keys.get_mut(key) else { continue };
-        bytes += history.compact(revision).map(|version| version.size(key)).sum::<i64>();
+        history.compact(revision, |version| bytes += version.size(key));
         if history.is_empty() {
             keys.remove(key);
         }

@@ -231,3 +231,25 @@ fn the_previous_value_is_that_of_the_revision_before() {
     assert_eq!((&again[0].kv, &again[1].kv), (&events[0].kv, &events[1].kv));
     assert_eq!((&again[0].prev_kv, &again[1].prev_kv), (&None, &None));
 }
+
+#[test]
+fn a_defragmented_store_is_the_same_store() {
+    let store = store();
+    store.lease_grant(7, 60, Instant::now()).unwrap();
+    for n in 0..300 {
+        let key = format!("k{n:03}").into();
+        store.put(pb::PutRequest { key, value: "v".into(), lease: n % 2 * 7, ..Default::default() }).unwrap();
+    }
+    put(&store, "k001", "again");
+    delete(&store, "k002");
+    let (before, stats) = (store.range(&prefix("k")).unwrap(), store.stats());
+    let mut watcher = store.watch(WatchOptions::prefix("k", 300));
+    store.defragment();
+    let after = store.range(&prefix("k")).unwrap();
+    assert_eq!((after.kvs, after.count), (before.kvs, 299));
+    assert_eq!(StoreStats { ranges: stats.ranges, ..store.stats() }, stats);
+    assert_eq!(watcher.poll_now().unwrap().unwrap().events.len(), 4, "history is as it was");
+    assert_eq!(put(&store, "k0015", "between"), 304);
+    store.lease_revoke(7).unwrap();
+    assert_eq!(list(&store, &prefix("k")).len(), 151, "k001 was put again without the lease");
+}

@@ -146,7 +146,7 @@ impl Plan {
 
     fn check_puts(&self, state: &State) -> Result<(), Error> {
         self.ops.iter().try_for_each(|op| match op {
-            Op::Put(put) => state.check_put_exists(put).and_then(|()| state.check_put_lease(put)),
+            Op::Put(put) => state.check_put_exists(put).and_then(|()| state.check_lease(put.lease)),
             Op::Txn(plan) => plan.check_puts(state),
             Op::Range(_) | Op::Delete(_) => Ok(()),
         })
@@ -171,7 +171,7 @@ impl Plan {
                     Response::ResponseRange(response)
                 }
                 Op::Put(put) => {
-                    let mut response = state.put(put, write);
+                    let mut response = state.put((&put).into(), write);
                     response.header = Some(inner_header(state, write));
                     Response::ResponsePut(response)
                 }

@@ -1,17 +1,17 @@
 //! ClusterIPs and node ports. The services themselves are the record; this keeps who holds what, so that two creations
-//! at once cannot get the same one.
+//! at once cannot get the same one. Which families a service has is decided in [`families`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::{Value, json};
 
 use super::error::{ApiResult, FieldErrors};
 use super::object::{each, int, list, text};
 use super::options::Error;
-use super::{Api, storage};
+use super::{Api, families, storage};
 
 /// First and last node port.
 pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
@@ -19,34 +19,49 @@ pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 /// What one [`Allocator::assign`] took, for [`Allocator::undo`].
 #[derive(Debug, Default)]
 pub struct Held {
-    ip: Option<Ipv4Addr>,
+    ips: BTreeSet<IpAddr>,
     ports: BTreeSet<(u16, String)>,
 }
 
 /// Addresses and ports in use.
 #[derive(Debug)]
 pub struct Allocator {
+    /// The range of IPv4, and that of IPv6 if the cluster is dual stack.
     cidr: Ipv4Net,
+    cidr_v6: Option<Ipv6Net>,
     used: Mutex<Used>,
 }
 
 #[derive(Debug, Default)]
 struct Used {
-    ips: BTreeSet<Ipv4Addr>,
+    ips: BTreeSet<IpAddr>,
     /// Port and protocol to the service holding it.
     ports: BTreeMap<(u16, String), String>,
 }
 
 impl Allocator {
-    /// An empty one for a range.
+    /// An empty one for a range, or one of each family.
     ///
     /// # Errors
-    /// If the range has fewer than 8 addresses.
-    pub fn new(cidr: Ipv4Net) -> Result<Self, Error> {
+    /// If a range has fewer than 8 addresses.
+    pub fn new(cidr: Ipv4Net, cidr_v6: Option<Ipv6Net>) -> Result<Self, Error> {
         if cidr.prefix_len() > 29 {
-            return Err(Error::ServiceCidr(cidr));
+            return Err(Error::ServiceCidr(cidr.into()));
         }
-        Ok(Allocator { cidr, used: Mutex::default() })
+        if let Some(small) = cidr_v6.filter(|cidr| cidr.prefix_len() > 125) {
+            return Err(Error::ServiceCidr(small.into()));
+        }
+        Ok(Allocator { cidr, cidr_v6, used: Mutex::default() })
+    }
+
+    /// The range of a family.
+    fn range(&self, family: &str) -> Option<IpNet> {
+        if family == families::V4 { Some(self.cidr.into()) } else { self.cidr_v6.map(IpNet::V6) }
+    }
+
+    /// The families there are ranges of, the default one first.
+    fn families(&self) -> &'static [&'static str] {
+        if self.cidr_v6.is_some() { &[families::V4, families::V6] } else { &[families::V4] }
     }
 
     /// The address of the `kubernetes` Service.
@@ -73,7 +88,7 @@ impl Allocator {
                 spec.as_object_mut().map(|m| m.remove(f));
             }
         } else {
-            held.ip = self.cluster_ip(spec, old, &used, errors);
+            held.ips = self.cluster_ips(spec, old, &used, errors);
         }
         let wants_ports =
             kind == "NodePort" || (kind == "LoadBalancer" && spec["allocateLoadBalancerNodePorts"] != false);
@@ -87,7 +102,7 @@ impl Allocator {
         if dry_run {
             return Held::default();
         }
-        used.ips.extend(held.ip);
+        used.ips.extend(&held.ips);
         used.ports.extend(held.ports.iter().map(|p| (p.clone(), owner.clone())));
         held
     }
@@ -95,7 +110,7 @@ impl Allocator {
     /// Gives back what an [`Self::assign`] took.
     pub fn undo(&self, held: Held) {
         let mut used = self.used.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(ip) = held.ip {
+        for ip in held.ips {
             used.ips.remove(&ip);
         }
         for port in held.ports {
@@ -103,72 +118,70 @@ impl Allocator {
         }
     }
 
-    fn cluster_ip(
+    /// Decides the families of a service and gives it an address of each; what it did not have is returned.
+    fn cluster_ips(
         &self,
         spec: &mut Value,
         old: Option<&Value>,
         used: &Used,
         errors: &mut FieldErrors,
-    ) -> Option<Ipv4Addr> {
-        let wanted = text(spec, "clusterIP").to_string();
-        let had = old.map_or("", |o| text(o, "spec.clusterIP"));
-        if wanted == "None" || (!wanted.is_empty() && wanted == had) {
-            spec["clusterIPs"] = json!([wanted]);
-            return None;
+    ) -> BTreeSet<IpAddr> {
+        let old = old.map(|old| &old["spec"]).filter(|old| text(old, "type") != "ExternalName");
+        families::carry_over(spec, old);
+        let mut new = BTreeSet::new();
+        let Some(families) = families::decide(spec, self.families(), errors) else { return new };
+        if text(spec, "clusterIP") == "None" {
+            return new;
         }
-        // A client that leaves the address out keeps the one there is.
-        if wanted.is_empty() && !had.is_empty() {
-            spec["clusterIP"] = had.into();
-            spec["clusterIPs"] = json!([had]);
-            return None;
-        }
-        let ip = if wanted.is_empty() {
-            match self.free_ip(used) {
-                Some(ip) => ip,
-                None => {
-                    errors.invalid(
-                        "spec.clusterIPs[0]",
-                        "",
-                        format!("failed to allocate a serviceIP: range {} is full", self.cidr),
-                    );
-                    return None;
+        let had = old.map(families::cluster_ips).unwrap_or_default();
+        let mut wanted = families::cluster_ips(spec);
+        wanted.resize(families.len(), String::new());
+        for (i, (ip, family)) in wanted.iter_mut().zip(&families).enumerate() {
+            if !ip.is_empty() && had.contains(ip) {
+                continue;
+            }
+            match self.cluster_ip(i, family, ip, used, errors) {
+                Some(given) => {
+                    new.insert(given);
+                    *ip = given.to_string();
                 }
+                None => return BTreeSet::new(),
             }
-        } else {
-            let Ok(ip) = wanted.parse::<Ipv4Addr>() else { return None };
-            if !self.cidr.contains(&ip) {
-                errors.invalid(
-                    "spec.clusterIPs",
-                    json!([wanted]),
-                    format!("failed to allocate IP {ip}: the provided IP is not in the valid range. The range of valid IPs is {}", self.cidr),
-                );
-                return None;
-            }
-            if used.ips.contains(&ip) {
-                errors.invalid(
-                    "spec.clusterIPs",
-                    json!([wanted]),
-                    format!("failed to allocate IP {ip}: provided IP is already allocated"),
-                );
-                return None;
-            }
-            ip
-        };
-        spec["clusterIP"] = ip.to_string().into();
-        spec["clusterIPs"] = json!([ip.to_string()]);
-        Some(ip)
+        }
+        spec["clusterIP"] = wanted[0].as_str().into();
+        spec["clusterIPs"] = json!(wanted);
+        new
     }
 
-    /// A free address, looked for from a random place in the upper part of the range first, as Kubernetes does, so
-    /// that low addresses stay free for services that ask for one.
-    fn free_ip(&self, used: &Used) -> Option<Ipv4Addr> {
-        let base = u32::from(self.cidr.network());
-        let size = 1u64 << (32 - self.cidr.prefix_len());
-        let last = u32::try_from(size - 2).unwrap_or(u32::MAX - 1);
-        let reserved = (last / 16).clamp(1, 256);
-        let start = reserved + 1 + rand::random::<u32>() % (last - reserved).max(1);
-        let candidates = (start..=last).chain(reserved + 1..start).chain(2..=reserved);
-        candidates.map(|n| Ipv4Addr::from(base + n)).find(|ip| !used.ips.contains(ip))
+    /// The address `wanted`, or a free one of the family.
+    fn cluster_ip(
+        &self,
+        i: usize,
+        family: &str,
+        wanted: &str,
+        used: &Used,
+        errors: &mut FieldErrors,
+    ) -> Option<IpAddr> {
+        let cidr = self.range(family)?;
+        if wanted.is_empty() {
+            let free = free_ip(cidr, used);
+            if free.is_none() {
+                let why = format!("failed to allocate a serviceIP: range {cidr} is full");
+                errors.invalid(format!("spec.clusterIPs[{i}]"), "", why);
+            }
+            return free;
+        }
+        // What is no address has been complained about already.
+        let ip: IpAddr = wanted.parse().ok()?;
+        let why = if !cidr.contains(&ip) {
+            format!("the provided IP is not in the valid range. The range of valid IPs is {cidr}")
+        } else if used.ips.contains(&ip) {
+            "provided IP is already allocated".to_owned()
+        } else {
+            return Some(ip);
+        };
+        errors.invalid("spec.clusterIPs", json!([wanted]), format!("failed to allocate IP {ip}: {why}"));
+        None
     }
 
     /// Releases what `svc` holds and `keep` (what remains stored, if anything) does not.
@@ -192,6 +205,21 @@ impl Allocator {
         used.ips.extend(ips);
         used.ports.extend(ports.into_iter().map(|p| (p, owner.clone())));
     }
+}
+
+/// A free address, looked for from a random place in the upper part of the range first, as Kubernetes does, so
+/// that low addresses stay free for services that ask for one.
+fn free_ip(cidr: IpNet, used: &Used) -> Option<IpAddr> {
+    let bits = u32::from(cidr.max_prefix_len() - cidr.prefix_len());
+    let last = u32::try_from((1u64 << bits.min(32)) - 2).unwrap_or(u32::MAX - 1);
+    let reserved = (last / 16).clamp(1, 256);
+    let start = reserved + 1 + rand::random::<u32>() % (last - reserved).max(1);
+    let candidates = (start..=last).chain(reserved + 1..start).chain(2..=reserved);
+    let at = |n: u32| match cidr {
+        IpNet::V4(cidr) => IpAddr::V4((u32::from(cidr.network()) + n).into()),
+        IpNet::V6(cidr) => IpAddr::V6((u128::from(cidr.network()) + u128::from(n)).into()),
+    };
+    candidates.map(at).find(|ip| !used.ips.contains(ip))
 }
 
 fn node_ports(
@@ -261,8 +289,8 @@ fn node_ports(
     own
 }
 
-fn holdings(svc: &Value) -> (BTreeSet<Ipv4Addr>, BTreeSet<(u16, String)>) {
-    let ips = text(svc, "spec.clusterIP").parse().into_iter().collect();
+fn holdings(svc: &Value) -> (BTreeSet<IpAddr>, BTreeSet<(u16, String)>) {
+    let ips = families::cluster_ips(&svc["spec"]).iter().filter_map(|ip| ip.parse().ok()).collect();
     let ports = list(svc, "spec.ports")
         .iter()
         .filter_map(|p| {

@@ -15,6 +15,7 @@ pub mod defaults;
 pub mod discovery;
 pub mod error;
 pub mod events;
+pub mod families;
 pub mod gc;
 pub mod handlers;
 pub mod namespace;
@@ -74,7 +75,7 @@ impl ApiServer {
         let tls = server::tls_config(&options)?;
         let storage = storage::Storage::new(options.store.clone());
         let api = Api {
-            allocator: allocate::Allocator::new(options.service_cidr)?,
+            allocator: allocate::Allocator::new(options.service_cidr, options.service_cidr_v6)?,
             tokens: tokens::Tokens::new(&options),
             catalog: resources::Catalog::default(),
             serial: std::sync::Mutex::new(()),

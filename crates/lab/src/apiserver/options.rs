@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use causeway_kvstore::Store;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// A bearer token that is accepted as it stands.
 #[derive(Debug, Clone)]
@@ -26,6 +26,8 @@ pub struct ApiServerOptions {
     pub cluster_name: String,
     /// Range of ClusterIPs; its first address is the `kubernetes` Service's.
     pub service_cidr: Ipv4Net,
+    /// Range of IPv6 ClusterIPs; with one, Services may be dual stack.
+    pub service_cidr_v6: Option<Ipv6Net>,
     /// Server certificate chain, PEM.
     pub cert_pem: String,
     /// Its private key, PEM.
@@ -51,8 +53,8 @@ pub enum Error {
     #[error("API server TLS: {0}")]
     Tls(String),
     /// The service range is too small.
-    #[error("service CIDR {0} has no room for services: use a prefix of at most 29 bits")]
-    ServiceCidr(Ipv4Net),
+    #[error("service CIDR {0} has no room for services: use a prefix of at most 29 bits, or 125 in IPv6")]
+    ServiceCidr(IpNet),
     /// A request the server makes to itself failed.
     #[error("API server start: {0}")]
     Start(#[from] super::error::ApiError),

@@ -34,6 +34,9 @@ enum Action {
         /// Topology (YAML); the default is two clusters of two nodes
         #[arg(short, long, value_name = "FILE")]
         file: Option<PathBuf>,
+        /// Address families of pods, Services and nodes; ranges that the topology does not name are chosen
+        #[arg(long, value_name = "FAMILIES", value_parser = families, default_value = "ipv4")]
+        ip_families: Families,
         /// Stay, and take the lab down on Ctrl-C or SIGTERM
         #[arg(long)]
         foreground: bool,
@@ -110,6 +113,23 @@ enum Action {
     Role(roles::Role),
 }
 
+/// What `--ip-families` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Families {
+    /// IPv4, and IPv6 where the topology has ranges of it.
+    AsWritten,
+    /// Both everywhere.
+    Dual,
+}
+
+fn families(text: &str) -> std::result::Result<Families, String> {
+    match text {
+        "ipv4" => Ok(Families::AsWritten),
+        "ipv4,ipv6" => Ok(Families::Dual),
+        _ => Err(format!("{text:?} is not possible: use ipv4, or ipv4,ipv6")),
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     Text,
@@ -139,7 +159,9 @@ impl LabCommand {
     ) -> Result<u8> {
         let name = self.name;
         match self.action {
-            Action::Up { file, foreground } => up(name, file, foreground, install).await?,
+            Action::Up { file, ip_families, foreground } => {
+                up(name, topology(file, ip_families)?, foreground, install).await?;
+            }
             Action::Down { all } => down(&name, all)?,
             Action::Status { output } => status::print(&name, output == Format::Json).await?,
             Action::Exec { namespace, cluster, container, pod, command } => {
@@ -166,12 +188,7 @@ impl LabCommand {
     }
 }
 
-async fn up(
-    name: String,
-    file: Option<PathBuf>,
-    foreground: bool,
-    install: impl AsyncFnOnce(&Lab) -> std::result::Result<(), BoxError>,
-) -> Result<()> {
+fn topology(file: Option<PathBuf>, families: Families) -> Result<Topology> {
     let topology = match file {
         Some(path) => {
             let text = std::fs::read_to_string(&path).what(|| format!("read {}", path.display()))?;
@@ -179,6 +196,15 @@ async fn up(
         }
         None => Topology::default(),
     };
+    Ok(if families == Families::Dual { topology.dual_stack() } else { topology })
+}
+
+async fn up(
+    name: String,
+    topology: Topology,
+    foreground: bool,
+    install: impl AsyncFnOnce(&Lab) -> std::result::Result<(), BoxError>,
+) -> Result<()> {
     let progress: lab::Progress = Box::new(|at, text| println!("{:>6.1}s  {text}", at.as_secs_f64()));
     let options = LabOptions { name, executable: None, progress: Some(progress) };
     let lab = Lab::up_with(&topology, options, install).await?;

@@ -39,6 +39,10 @@ struct Cluster {
     id: u32,
     pod_cidr: String,
     service_cidr: String,
+    #[serde(rename = "podCidrV6", skip_serializing_if = "Option::is_none")]
+    pod_cidr_v6: Option<String>,
+    #[serde(rename = "serviceCidrV6", skip_serializing_if = "Option::is_none")]
+    service_cidr_v6: Option<String>,
     server: String,
     address: String,
     /// Why its API server does not answer.
@@ -88,6 +92,8 @@ async fn report(lab: &Lab) -> Result<Report> {
             id: cluster.id,
             pod_cidr: cluster.pod_cidr.to_string(),
             service_cidr: cluster.service_cidr.to_string(),
+            pod_cidr_v6: cluster.pod_cidr_v6.map(|cidr| cidr.to_string()),
+            service_cidr_v6: cluster.service_cidr_v6.map(|cidr| cidr.to_string()),
             server: server.map(|c| c.server.clone()).unwrap_or_default(),
             address: format!("{}:{API_PORT}", cluster.api_server),
             problem: None,
@@ -159,9 +165,15 @@ fn text(report: &Report) {
         println!("control-plane link between {a} and {b} is CUT");
     }
     for cluster in &report.details {
+        let both = |v4: &str, v6: &Option<String>| {
+            [Some(v4), v6.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" and ")
+        };
         println!(
             "\ncluster {} (id {})  pods {}  services {}",
-            cluster.name, cluster.id, cluster.pod_cidr, cluster.service_cidr
+            cluster.name,
+            cluster.id,
+            both(&cluster.pod_cidr, &cluster.pod_cidr_v6),
+            both(&cluster.service_cidr, &cluster.service_cidr_v6)
         );
         println!("  API server  {} (in the VPC {})", cluster.server, cluster.address);
         if let Some(problem) = &cluster.problem {

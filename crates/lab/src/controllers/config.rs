@@ -5,10 +5,11 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::fabric::lb::AddressPool;
+use crate::topology::NODE_MASK_V6;
 
 /// Settings of [`super::run`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub struct ControllersConfig {
     pub pod_cidr: Ipv4Net,
     /// Prefix length of a node's pod CIDR; 24 is usual.
     pub node_cidr_mask: u8,
+    /// Range that nodes' IPv6 pod CIDRs are cut from, [`crate::topology::NODE_MASK_V6`] each; none = single stack.
+    pub pod_cidr_v6: Option<Ipv6Net>,
     /// Addresses for load balancers in VPC subnets, by subnet id. Clusters that share a subnet get pools that do not
     /// overlap.
     pub subnets: BTreeMap<String, AddressPool>,
@@ -65,6 +68,12 @@ pub enum Error {
 }
 
 impl ControllersConfig {
+    /// What nodes get a part of, and the prefix length of a part.
+    pub(crate) fn pod_ranges(&self) -> Vec<(IpNet, u8)> {
+        let v6 = self.pod_cidr_v6.map(|cidr| (cidr.into(), NODE_MASK_V6));
+        [(self.pod_cidr.into(), self.node_cidr_mask)].into_iter().chain(v6).collect()
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         let cluster = || self.cluster.clone();
         if !(self.pod_cidr.prefix_len()..=30).contains(&self.node_cidr_mask) {

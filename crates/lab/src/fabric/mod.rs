@@ -8,19 +8,22 @@ pub mod forward;
 pub mod lb;
 pub mod rules;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use ipnet::IpNet;
+use netlink_packet_route::address::AddressHeaderFlags;
+use rtnetlink::{AddressAddRequest, Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::runtime::{NetNs, Result};
 use crate::topology::Plan;
+use crate::topology::plan::SubnetPlan;
 
 /// The VPC of a lab.
 #[derive(Debug)]
 pub struct Fabric {
     netns: NetNs,
-    /// Prefix length of each subnet and its gateway.
-    subnets: Vec<(u8, Ipv4Addr)>,
+    /// The gateways of each subnet, with the subnet's prefix length: IPv4, and IPv6 if it has it.
+    subnets: Vec<Vec<IpNet>>,
 }
 
 /// Name of a subnet's bridge in the fabric's namespace.
@@ -40,12 +43,17 @@ impl Fabric {
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
         ])?;
-        let subnets: Vec<_> = plan.subnets.iter().map(|s| (s.cidr.prefix_len(), s.gateway)).collect();
+        if plan.subnets.iter().any(|subnet| subnet.cidr_v6.is_some()) {
+            netns.sysctl(&[("ipv6/conf/all/forwarding", "1")])?;
+        }
+        let subnets: Vec<Vec<IpNet>> = plan.subnets.iter().map(gateways).collect();
         netns.netlink(async |handle| {
-            for (i, (prefix, gateway)) in subnets.iter().enumerate() {
+            for (i, gateways) in subnets.iter().enumerate() {
                 handle.link().add(LinkBridge::new(&bridge(i)).up().build()).execute().await?;
                 let index = index_of(&handle, &bridge(i)).await?;
-                handle.address().add(index, (*gateway).into(), *prefix).execute().await?;
+                for gateway in gateways {
+                    add_address(&handle, index, *gateway).execute().await?;
+                }
             }
             Ok(())
         })?;
@@ -58,13 +66,17 @@ impl Fabric {
         &self.netns
     }
 
-    /// Connects a machine: its `eth0` gets the address, its default route leads to the subnet's gateway. `port` is the name
-    /// of the other end, at most 15 characters, unique in the fabric.
+    /// Connects a machine: its `eth0` gets the addresses, its default routes lead to the subnet's gateways of their
+    /// families. `port` is the name of the other end, at most 15 characters, unique in the fabric.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn connect(&self, machine: &NetNs, subnet: usize, port: &str, address: Ipv4Addr) -> Result<()> {
-        let (prefix, gateway) = self.subnets[subnet];
+    pub fn connect(&self, machine: &NetNs, subnet: usize, port: &str, addresses: &[IpAddr]) -> Result<()> {
+        let gateway = |ip: &IpAddr| {
+            let same = |gateway: &&IpNet| gateway.addr().is_ipv6() == ip.is_ipv6();
+            Some((*ip, *self.subnets[subnet].iter().find(same)?))
+        };
+        let ways: Vec<(IpAddr, IpNet)> = addresses.iter().filter_map(gateway).collect();
         // Both ends need names that are free here until one of them has left.
         let leaving = format!("x{port}");
         self.netns.netlink(async |handle| {
@@ -80,12 +92,35 @@ impl Fabric {
         machine.netlink(async |handle| {
             let index = index_of(&handle, &leaving).await?;
             handle.link().set(LinkUnspec::new_with_index(index).name("eth0").build()).execute().await?;
-            handle.address().add(index, address.into(), prefix).execute().await?;
             handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await?;
-            let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
-            handle.route().add(default).execute().await
+            for (ip, gateway) in &ways {
+                let address = IpNet::new_assert(*ip, gateway.prefix_len());
+                add_address(&handle, index, address).execute().await?;
+                let default = match gateway.addr() {
+                    IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(ip).build(),
+                    IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(ip).build(),
+                };
+                handle.route().add(default).execute().await?;
+            }
+            Ok(())
         })
     }
+}
+
+fn gateways(subnet: &SubnetPlan) -> Vec<IpNet> {
+    let v4 = IpNet::new_assert(subnet.gateway.into(), subnet.cidr.prefix_len());
+    let v6 = subnet.gateway_v6().zip(subnet.cidr_v6);
+    let v6 = v6.map(|(ip, cidr)| IpNet::new_assert(ip.into(), cidr.prefix_len()));
+    [v4].into_iter().chain(v6).collect()
+}
+
+/// An address that can be used at once: the plan gives none twice, so nobody has to be asked.
+fn add_address(handle: &Handle, index: u32, address: IpNet) -> AddressAddRequest {
+    let mut request = handle.address().add(index, address.addr(), address.prefix_len());
+    if address.addr().is_ipv6() {
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+    }
+    request
 }
 
 /// Index of a link by its name in a handle's namespace.

@@ -4,10 +4,10 @@
 //! addresses are local to the fabric. A refused packet of a cut link vanishes, as on a real one; established connections
 //! notice too, since a change of rules drops all cached routes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use futures::TryStreamExt;
-use ipnet::{Ipv4Net, Ipv4Subnets};
+use ipnet::{IpNet, Ipv4Net, Ipv4Subnets};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 use netlink_packet_route::{AddressFamily, IpProtocol};
 
@@ -28,19 +28,23 @@ const LOCAL_TABLE: u32 = 255;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Refusal {
     priority: u32,
-    from: Ipv4Net,
-    to: Ipv4Net,
+    from: IpNet,
+    to: IpNet,
     port: Option<u16>,
 }
 
 /// Orders the rules of a new fabric and refuses what its plan does not route.
 pub(super) fn prepare(netns: &NetNs, plan: &Plan) -> Result<()> {
-    let cidr = |i: usize| plan.subnets[i].cidr;
+    let refusal = |from, to| Refusal { priority: UNROUTED, from, to, port: None };
     let refusals: Vec<_> = plan
         .unrouted
         .iter()
         .flat_map(|(a, b)| [(*a, *b), (*b, *a)])
-        .map(|(a, b)| Refusal { priority: UNROUTED, from: cidr(a), to: cidr(b), port: None })
+        .map(|(a, b)| (&plan.subnets[a], &plan.subnets[b]))
+        .flat_map(|(a, b)| {
+            let v6 = a.cidr_v6.zip(b.cidr_v6).map(|(a, b)| refusal(a.into(), b.into()));
+            [refusal(a.cidr.into(), b.cidr.into())].into_iter().chain(v6)
+        })
         .collect();
     netns.netlink(async |handle| {
         let local = handle.rule().add().v4().action(RuleAction::ToTable);
@@ -103,8 +107,8 @@ pub fn is_cut(netns: &NetNs, plan: &Plan, a: &ClusterPlan, b: &ClusterPlan) -> R
         while let Some(rule) = rules.try_next().await? {
             let has = |a: &RuleAttribute| rule.attributes.contains(a);
             if has(&RuleAttribute::Priority(probe.priority))
-                && has(&RuleAttribute::Source(IpAddr::V4(probe.from.addr())))
-                && has(&RuleAttribute::Destination(IpAddr::V4(probe.to.addr())))
+                && has(&RuleAttribute::Source(probe.from.addr()))
+                && has(&RuleAttribute::Destination(probe.to.addr()))
             {
                 return Ok(true);
             }
@@ -121,14 +125,17 @@ fn code(error: &rtnetlink::Error) -> i32 {
 }
 
 async fn add(handle: &rtnetlink::Handle, refusal: &Refusal) -> std::result::Result<(), rtnetlink::Error> {
-    let mut request = handle.rule().add().v4();
+    let mut request = handle.rule().add();
     *request.message_mut() = message(refusal);
     request.execute().await
 }
 
 fn message(refusal: &Refusal) -> RuleMessage {
     let mut message = RuleMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = match refusal.from {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    };
     // An unroutable address is answered as such; a cut link is silent.
     message.header.action =
         if refusal.port.is_some() { RuleAction::Blackhole } else { RuleAction::Unreachable };
@@ -136,8 +143,8 @@ fn message(refusal: &Refusal) -> RuleMessage {
     message.header.dst_len = refusal.to.prefix_len();
     message.attributes = vec![
         RuleAttribute::Priority(refusal.priority),
-        RuleAttribute::Source(IpAddr::V4(refusal.from.addr())),
-        RuleAttribute::Destination(IpAddr::V4(refusal.to.addr())),
+        RuleAttribute::Source(refusal.from.addr()),
+        RuleAttribute::Destination(refusal.to.addr()),
     ];
     if let Some(port) = refusal.port {
         message.attributes.push(RuleAttribute::IpProtocol(IpProtocol::Tcp));
@@ -154,8 +161,8 @@ fn link(plan: &Plan, a: &ClusterPlan, b: &ClusterPlan) -> Vec<Refusal> {
     for (from, to) in [(a, b), (b, a)] {
         for machine in machines(from) {
             for range in balancers(to) {
-                let from = Ipv4Net::from(machine);
-                all.push(Refusal { priority: CUT, from, to: range, port: Some(CONTROL_PLANE_PORT) });
+                let (from, to) = (Ipv4Net::from(machine).into(), range.into());
+                all.push(Refusal { priority: CUT, from, to, port: Some(CONTROL_PLANE_PORT) });
             }
         }
     }
@@ -173,6 +180,8 @@ fn balancers(cluster: &ClusterPlan) -> Vec<Ipv4Net> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::topology::Topology;
 
@@ -182,7 +191,7 @@ mod tests {
         let (a, b) = (&plan.clusters[0], &plan.clusters[1]);
         let refusals = link(&plan, a, b);
         let refused = |from: Ipv4Addr, to: Ipv4Addr| {
-            refusals.iter().any(|r| r.from.contains(&from) && r.to.contains(&to))
+            refusals.iter().any(|r| r.from.contains(&IpAddr::V4(from)) && r.to.contains(&IpAddr::V4(to)))
         };
         for (from, to) in [(a, b), (b, a)] {
             for machine in machines(from) {

@@ -14,6 +14,8 @@ pub struct KubeletConfig {
     pub node_name: String,
     /// `InternalIP`.
     pub node_ip: IpAddr,
+    /// `InternalIP` of other families.
+    pub more_ips: Vec<IpAddr>,
     /// Labels besides those every node has; `topology.kubernetes.io/zone` and `region` belong here.
     pub labels: BTreeMap<String, String>,
     /// `spec.podCIDR` to register with; none if a controller assigns it.
@@ -59,6 +61,7 @@ impl KubeletConfig {
             client,
             node_name: node_name.into(),
             node_ip,
+            more_ips: Vec::new(),
             labels: BTreeMap::new(),
             pod_cidr: None,
             cgroup,
@@ -78,6 +81,13 @@ impl KubeletConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 10250)),
             node_ports: true,
         }
+    }
+}
+
+impl KubeletConfig {
+    /// Every `InternalIP`, the primary first.
+    pub fn node_ips(&self) -> Vec<IpAddr> {
+        [self.node_ip].into_iter().chain(self.more_ips.iter().copied()).collect()
     }
 }
 

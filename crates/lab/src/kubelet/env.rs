@@ -32,8 +32,8 @@ pub type Sources = BTreeMap<(Kind, String), Option<BTreeMap<String, Vec<u8>>>>;
 pub struct Facts {
     /// Addresses of the pod, the primary first.
     pub pod_ips: Vec<String>,
-    /// Address of the node.
-    pub host_ip: String,
+    /// Addresses of the node, the primary first.
+    pub host_ips: Vec<String>,
     /// `KUBERNETES_SERVICE_HOST`.
     pub api_host: String,
     /// `KUBERNETES_SERVICE_PORT`.
@@ -208,7 +208,8 @@ pub fn field(pod: &Pod, selector: &ObjectFieldSelector, facts: &Facts) -> Result
         "spec.serviceAccountName" => spec.service_account_name.unwrap_or_default(),
         "status.podIP" => facts.pod_ips.first().cloned().unwrap_or_default(),
         "status.podIPs" => facts.pod_ips.join(","),
-        "status.hostIP" | "status.hostIPs" => facts.host_ip.clone(),
+        "status.hostIP" => facts.host_ips.first().cloned().unwrap_or_default(),
+        "status.hostIPs" => facts.host_ips.join(","),
         _ => return Err(format!("field {path:?} cannot be referred to")),
     })
 }
@@ -272,7 +273,7 @@ mod tests {
         let pod_ips = vec!["10.1.0.9".to_string()];
         Facts {
             pod_ips,
-            host_ip: "10.0.0.1".into(),
+            host_ips: vec!["10.0.0.1".into(), "fd00::1".into()],
             api_host: "10.0.0.10".into(),
             api_port: 6443,
             hostname: "web-0".into(),

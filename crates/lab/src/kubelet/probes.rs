@@ -101,7 +101,12 @@ fn port(container: &Container, port: &IntOrString) -> Result<u16, String> {
 }
 
 async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
-    TcpStream::connect((host, port)).await.map_err(|e| format!("dial tcp {host}:{port}: {e}"))
+    TcpStream::connect((host, port)).await.map_err(|e| format!("dial tcp {}: {e}", authority(host, port)))
+}
+
+/// Host and port as they stand in a URL.
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 async fn http_get(target: &Target, get: &HTTPGetAction) -> Result<(), String> {
@@ -111,7 +116,7 @@ async fn http_get(target: &Target, get: &HTTPGetAction) -> Result<(), String> {
     let host = get.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| target.host.clone());
     let port = port(&target.container, &get.port)?;
     let path = get.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
-    let url = format!("Get \"http://{host}:{port}{path}\"");
+    let url = format!("Get \"http://{}{path}\"", authority(&host, port));
     let stream = connect(&host, port).await.map_err(|e| format!("{url}: {e}"))?;
     let failed = |e: &dyn std::fmt::Display| format!("{url}: {e}");
     let (mut client, connection) =
@@ -122,7 +127,7 @@ async fn http_get(target: &Target, get: &HTTPGetAction) -> Result<(), String> {
         .header(http::header::CONNECTION, "close");
     let own: Vec<_> = get.http_headers.iter().flatten().collect();
     if !own.iter().any(|h| h.name.eq_ignore_ascii_case("host")) {
-        request = request.header(http::header::HOST, format!("{host}:{port}"));
+        request = request.header(http::header::HOST, authority(&host, port));
     }
     for h in own {
         request = request.header(&h.name, &h.value);

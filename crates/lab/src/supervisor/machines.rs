@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use super::{Supervisor, environment};
@@ -39,7 +39,7 @@ impl Supervisor {
         let mut nodes = Vec::new();
         for cluster in &plan.clusters {
             for (i, node) in cluster.nodes.iter().enumerate() {
-                let netns = machine(fabric, node.subnet, &format!("c{}n{i}", cluster.id), node.address)?;
+                let netns = machine(fabric, node.subnet, &format!("c{}n{i}", cluster.id), &node.addresses())?;
                 let pid = self.start_node(cluster, node, &netns)?;
                 nodes.push((cluster, node, netns, pid));
             }
@@ -63,7 +63,8 @@ impl Supervisor {
             if let Some(c) = self.status.clusters.iter_mut().find(|c| c.name == cluster.name) {
                 c.nodes.push(status);
             }
-            self.step(format!("node {} of {} at {}", node.name, cluster.name, node.address));
+            let addresses: Vec<_> = node.addresses().iter().map(IpAddr::to_string).collect();
+            self.step(format!("node {} of {} at {}", node.name, cluster.name, addresses.join(" and ")));
         }
         Ok(())
     }
@@ -83,7 +84,8 @@ impl Supervisor {
     }
 
     fn start_control_plane(&mut self, fabric: &Fabric, cluster: &ClusterPlan) -> Result<NetNs> {
-        let netns = machine(fabric, cluster.subnet, &format!("c{}cp", cluster.id), cluster.api_server)?;
+        let netns =
+            machine(fabric, cluster.subnet, &format!("c{}cp", cluster.id), &[cluster.api_server.into()])?;
         for dir in [self.dir.cluster(&cluster.name), self.dir.path().join("nodes").join(&cluster.name)] {
             fs::create_dir_all(&dir).what(|| format!("create {}", dir.display()))?;
         }
@@ -142,8 +144,10 @@ impl Supervisor {
             cluster: cluster.name.clone(),
             name: node.name.clone(),
             address: node.address,
+            address_v6: node.address_v6,
             zone: node.zone.clone(),
             api_server: cluster.api_server,
+            cluster_dns: cluster.dns(),
         };
         let state = self.dir.node(&cluster.name, &node.name);
         let text = serde_json::to_vec_pretty(&config).what(|| "encode a node".into())?;
@@ -157,9 +161,9 @@ impl Supervisor {
 }
 
 /// A namespace connected to a subnet.
-fn machine(fabric: &Fabric, subnet: usize, port: &str, address: Ipv4Addr) -> Result<NetNs> {
+fn machine(fabric: &Fabric, subnet: usize, port: &str, addresses: &[IpAddr]) -> Result<NetNs> {
     let netns = NetNs::create()?;
-    fabric.connect(&netns, subnet, port, address)?;
+    fabric.connect(&netns, subnet, port, addresses)?;
     Ok(netns)
 }
 

@@ -16,6 +16,9 @@
 //! publicCIDR: 203.0.113.0/24     # load balancers without a subnet
 //! ```
 //!
+//! A cluster is dual stack, IPv4 first, with `podCIDRv6: fd00:10:1::/48` and `serviceCIDRv6: fd00:96:1::/112`, in subnets
+//! with `cidrv6: fd00:172:1::/64`; [`Topology::dual_stack`] makes all of them so.
+//!
 //! [`Topology::parse`] refuses everything that cannot work, naming the field and the fix; [`plan::Plan`] is the same with
 //! every address decided.
 
@@ -24,7 +27,7 @@ mod validate;
 
 use std::fmt;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -60,6 +63,12 @@ pub struct Cluster {
     /// Addresses of Services.
     #[serde(rename = "serviceCIDR")]
     pub service_cidr: Ipv4Net,
+    /// IPv6 addresses of pods; a node's share is a /64. Goes with `serviceCIDRv6`.
+    #[serde(rename = "podCIDRv6", default, skip_serializing_if = "Option::is_none")]
+    pub pod_cidr_v6: Option<Ipv6Net>,
+    /// IPv6 addresses of Services.
+    #[serde(rename = "serviceCIDRv6", default, skip_serializing_if = "Option::is_none")]
+    pub service_cidr_v6: Option<Ipv6Net>,
     /// The subnet of its API server and of nodes that name none.
     pub subnet: String,
     /// Zones that nodes which name none are spread over; none = the subnet's.
@@ -133,6 +142,9 @@ pub struct Subnet {
     pub id: String,
     /// Its addresses: the first is the gateway's, the upper half is the load balancers'.
     pub cidr: Ipv4Net,
+    /// Its IPv6 addresses, divided in the same way.
+    #[serde(rename = "cidrv6", default, skip_serializing_if = "Option::is_none")]
+    pub cidr_v6: Option<Ipv6Net>,
     /// The zone it is in.
     pub zone: String,
 }
@@ -167,6 +179,21 @@ impl Topology {
         Ok(topology)
     }
 
+    /// Gives every cluster and subnet that has none IPv6 ranges out of `fd00::/16`, which is nobody's.
+    #[must_use]
+    pub fn dual_stack(mut self) -> Topology {
+        let net = |text: String| text.parse().expect("numbers in a pattern");
+        for (i, subnet) in (1u32..).zip(&mut self.subnets) {
+            subnet.cidr_v6.get_or_insert_with(|| net(format!("fd00:172:{i:x}::/64")));
+        }
+        for cluster in &mut self.clusters {
+            let id = cluster.id;
+            cluster.pod_cidr_v6.get_or_insert_with(|| net(format!("fd00:10:{id:x}::/48")));
+            cluster.service_cidr_v6.get_or_insert_with(|| net(format!("fd00:96:{id:x}::/112")));
+        }
+        self
+    }
+
     /// Checks a topology made by a program.
     ///
     /// # Errors
@@ -185,13 +212,19 @@ impl Default for Topology {
             id,
             pod_cidr: net(pods),
             service_cidr: net(services),
+            pod_cidr_v6: None,
+            service_cidr_v6: None,
             subnet: subnet.into(),
             zones: zones.map(String::from).to_vec(),
             nodes: Nodes::Count(2),
             node_cidr_mask: default_node_mask(),
         };
-        let subnet =
-            |id: &str, cidr, zone: &str| Subnet { id: id.into(), cidr: net(cidr), zone: zone.into() };
+        let subnet = |id: &str, cidr, zone: &str| Subnet {
+            id: id.into(),
+            cidr: net(cidr),
+            cidr_v6: None,
+            zone: zone.into(),
+        };
         let guangzhou = ["ap-guangzhou-3", "ap-guangzhou-4"];
         let shanghai = ["ap-shanghai-2", "ap-shanghai-5"];
         Topology {
@@ -217,6 +250,9 @@ fn default_public() -> Ipv4Net {
 fn default_node_mask() -> u8 {
     24
 }
+
+/// Prefix length of a node's share of a cluster's IPv6 pod CIDR, as Kubernetes' default.
+pub const NODE_MASK_V6: u8 = 64;
 
 #[cfg(test)]
 mod tests;

@@ -4,9 +4,9 @@
 //! half is the load balancers', an equal share for every cluster.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::{Nodes, Topology};
@@ -40,6 +40,10 @@ pub struct ClusterPlan {
     pub node_cidr_mask: u8,
     /// Addresses of Services.
     pub service_cidr: Ipv4Net,
+    /// IPv6 addresses of pods, if the cluster is dual stack.
+    pub pod_cidr_v6: Option<Ipv6Net>,
+    /// IPv6 addresses of Services, likewise.
+    pub service_cidr_v6: Option<Ipv6Net>,
     /// Position of its subnet.
     pub subnet: usize,
     /// Address of its API server in the VPC; the port is [`API_PORT`].
@@ -64,6 +68,15 @@ pub struct NodePlan {
     pub subnet: usize,
     /// Its address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address, if the cluster is dual stack.
+    pub address_v6: Option<Ipv6Addr>,
+}
+
+impl NodePlan {
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        [IpAddr::V4(self.address)].into_iter().chain(self.address_v6.map(IpAddr::V6)).collect()
+    }
 }
 
 /// A subnet.
@@ -74,10 +87,27 @@ pub struct SubnetPlan {
     pub id: String,
     /// Its addresses.
     pub cidr: Ipv4Net,
+    /// Its IPv6 addresses.
+    pub cidr_v6: Option<Ipv6Net>,
     /// Its zone.
     pub zone: String,
     /// Address of the gateway.
     pub gateway: Ipv4Addr,
+}
+
+impl SubnetPlan {
+    /// IPv6 address of the gateway.
+    pub fn gateway_v6(&self) -> Option<Ipv6Addr> {
+        Some(in_v6(self.cidr_v6?, GATEWAY))
+    }
+}
+
+/// Offset of a subnet's gateway.
+const GATEWAY: u32 = 1;
+
+/// The address of a subnet at an offset.
+fn in_v6(cidr: Ipv6Net, offset: u32) -> Ipv6Addr {
+    (u128::from(cidr.network()) + u128::from(offset)).into()
 }
 
 /// Port of API servers in the VPC.
@@ -127,6 +157,14 @@ fn share(first: u32, count: u32, i: u32, n: u32) -> AddressPool {
     AddressPool { first: (first + i * each).into(), last: (first + (i + 1) * each - 1).into() }
 }
 
+impl ClusterPlan {
+    /// Address of the cluster's DNS, the tenth of its Services; `None` if they are not so many.
+    pub fn dns(&self) -> Option<Ipv4Addr> {
+        let address = Ipv4Addr::from(u32::from(self.service_cidr.network()) + 10);
+        (self.service_cidr.contains(&address) && address != self.service_cidr.broadcast()).then_some(address)
+    }
+}
+
 impl Plan {
     /// Decides the addresses of a valid topology; the same for the same topology.
     pub fn new(topology: &Topology) -> Plan {
@@ -139,8 +177,9 @@ impl Plan {
             .map(|(s, l)| SubnetPlan {
                 id: s.id.clone(),
                 cidr: s.cidr,
+                cidr_v6: s.cidr_v6,
                 zone: s.zone.clone(),
-                gateway: l.at(1),
+                gateway: l.at(GATEWAY),
             })
             .collect();
         let mut next_server = vec![2; layouts.len()];
@@ -166,7 +205,14 @@ impl Plan {
                     zones => zones[k % zones.len()].clone(),
                 };
                 let zone = node.zone.unwrap_or_else(spread);
-                NodePlan { name: node.name, zone, subnet, address: layouts[subnet].at(offset) }
+                let v6 = topology.subnets[subnet].cidr_v6.filter(|_| cluster.pod_cidr_v6.is_some());
+                NodePlan {
+                    name: node.name,
+                    zone,
+                    subnet,
+                    address: layouts[subnet].at(offset),
+                    address_v6: v6.map(|cidr| in_v6(cidr, offset)),
+                }
             });
             let nodes = nodes.collect();
             let pools = topology
@@ -181,6 +227,8 @@ impl Plan {
                 pod_cidr: cluster.pod_cidr,
                 node_cidr_mask: cluster.node_cidr_mask,
                 service_cidr: cluster.service_cidr,
+                pod_cidr_v6: cluster.pod_cidr_v6,
+                service_cidr_v6: cluster.service_cidr_v6,
                 subnet,
                 api_server: layouts[subnet].at(server),
                 nodes,

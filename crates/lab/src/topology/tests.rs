@@ -105,6 +105,44 @@ fn refused(#[case] from: &str, #[case] to: &str, #[case] field: &str, #[case] te
 }
 
 #[test]
+fn every_cluster_can_be_made_dual_stack() {
+    let topology = Topology::default().dual_stack();
+    topology.validate().unwrap();
+    assert_eq!(Topology::parse(&serde_saphyr::to_string(&topology).unwrap()).unwrap(), topology);
+    let plan = Plan::new(&topology);
+    let two = &plan.clusters[1];
+    assert_eq!(two.pod_cidr_v6.unwrap().to_string(), "fd00:10:2::/48");
+    assert_eq!(two.service_cidr_v6.unwrap().to_string(), "fd00:96:2::/112");
+    let texts: Vec<_> = two.nodes.iter().flat_map(|n| n.addresses()).map(|ip| ip.to_string()).collect();
+    assert_eq!(texts, ["172.16.2.10", "fd00:172:2::a", "172.16.2.11", "fd00:172:2::b"]);
+    assert_eq!(plan.subnets[1].gateway_v6().unwrap().to_string(), "fd00:172:2::1");
+    // What was given stays.
+    let mut given = Topology::default();
+    given.clusters[0].pod_cidr_v6 = Some("fd01::/56".parse().unwrap());
+    assert_eq!(given.dual_stack().clusters[0].pod_cidr_v6.unwrap().to_string(), "fd01::/56");
+}
+
+#[rstest]
+#[case::one_of_two("serviceCIDRv6: fd00:96:1::/112", "", "clusters[0].serviceCIDRv6", "it is missing")]
+#[case::small_pods("fd00:10:1::/48", "fd00:10:1::/64", "clusters[0].podCIDRv6", "room for 1 nodes")]
+#[case::many_services("fd00:96:1::/112", "fd00:96:1::/64", "clusters[0].serviceCIDRv6", "/108 to /124")]
+#[case::same_pods(
+    "fd00:10:2::/48",
+    "fd00:10:1::/48",
+    "clusters[1].podCIDRv6",
+    "the pods of cluster cls-gz3k8a2m"
+)]
+#[case::host_bits("fd00:10:2::/48", "fd00:10:2::1/48", "clusters[1].podCIDRv6", "write fd00:10:2::/48")]
+#[case::no_subnet("cidrv6: fd00:172:2::/64", "", "subnets[1].cidrv6", "cluster cls-sh7d4f9q is dual stack")]
+fn refused_dual_stack(#[case] from: &str, #[case] to: &str, #[case] field: &str, #[case] text: &str) {
+    let written = serde_saphyr::to_string(&Topology::default().dual_stack()).unwrap();
+    let yaml = written.replacen(from, to, 1);
+    assert_ne!(yaml, written, "nothing was replaced in:\n{written}");
+    let error = Topology::parse(&yaml).unwrap_err().to_string();
+    assert!(error.contains(field) && error.contains(text), "{error}");
+}
+
+#[test]
 fn refused_when_a_subnet_is_full() {
     let yaml =
         default_yaml().replacen("172.16.1.0/24", "172.16.1.0/28", 1).replacen("nodes: 2", "nodes: 5", 1);

@@ -3,10 +3,15 @@
 use std::collections::BTreeSet;
 
 use causeway_model::{ClusterId, ClusterName, MaxClusters};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::plan::Layout;
-use super::{Cluster, Error, Nodes, Topology};
+use super::{Cluster, Error, NODE_MASK_V6, Nodes, Topology};
+
+/// Prefix lengths of IPv6 Services: Kubernetes allows at most 20 bits of addresses.
+const SERVICES_V6: std::ops::RangeInclusive<u8> = 108..=124;
+/// Longest prefix of a subnet's IPv6 addresses: it has an address for each that it can have in IPv4.
+const SUBNET_V6: u8 = 112;
 
 /// Most nodes of a cluster: each is a handful of processes on this machine.
 const MAX_NODES: u32 = 64;
@@ -19,6 +24,7 @@ pub(super) fn check(topology: &Topology) -> Result<(), Error> {
     for (i, cluster) in topology.clusters.iter().enumerate() {
         name_and_id(topology, i, cluster)?;
         nodes(topology, i, cluster)?;
+        dual_stack(topology, i, cluster)?;
     }
     ranges(topology)?;
     routes(topology)?;
@@ -43,13 +49,59 @@ fn subnets(topology: &Topology) -> Result<(), Error> {
             return invalid(format!("subnets[{i}].id"), problem, "give every subnet an id of its own");
         }
         let field = format!("subnets[{i}].cidr");
-        network(&field, subnet.cidr)?;
+        network(&field, subnet.cidr.into())?;
         if subnet.cidr.prefix_len() > Layout::MAX_PREFIX {
             let problem = format!("{} has too few addresses", subnet.cidr);
             return invalid(field, problem, format!("use a prefix of at most /{}", Layout::MAX_PREFIX));
         }
+        if let Some(cidr) = subnet.cidr_v6.filter(|cidr| cidr.prefix_len() > SUBNET_V6) {
+            let fix = format!("use a prefix of at most /{SUBNET_V6}");
+            return invalid(format!("subnets[{i}].cidrv6"), format!("{cidr} has too few addresses"), fix);
+        }
     }
     Ok(())
+}
+
+/// A cluster has all that IPv6 takes, or nothing of it.
+fn dual_stack(topology: &Topology, i: usize, cluster: &Cluster) -> Result<(), Error> {
+    let (pods, services) = match (cluster.pod_cidr_v6, cluster.service_cidr_v6) {
+        (None, None) => return Ok(()),
+        (Some(pods), Some(services)) => (pods, services),
+        (Some(_), None) => {
+            let fix = "give both podCIDRv6 and serviceCIDRv6, or neither";
+            return invalid(format!("clusters[{i}].serviceCIDRv6"), "it is missing", fix);
+        }
+        (None, Some(_)) => {
+            let fix = "give both podCIDRv6 and serviceCIDRv6, or neither";
+            return invalid(format!("clusters[{i}].podCIDRv6"), "it is missing", fix);
+        }
+    };
+    let count = match &cluster.nodes {
+        Nodes::Count(n) => u64::from(*n),
+        Nodes::List(list) => list.len() as u64,
+    };
+    let room = NODE_MASK_V6.checked_sub(pods.prefix_len()).map_or(0, |bits| 1u64 << bits.min(32));
+    if room < count {
+        let problem = format!("{pods} has room for {room} nodes with a /{NODE_MASK_V6} each, not {count}");
+        return invalid(format!("clusters[{i}].podCIDRv6"), problem, "use a shorter prefix, as in /48");
+    }
+    if !SERVICES_V6.contains(&services.prefix_len()) {
+        let fix = format!("use a prefix from /{} to /{}", SERVICES_V6.start(), SERVICES_V6.end());
+        let problem = format!("{services} is not possible");
+        return invalid(format!("clusters[{i}].serviceCIDRv6"), problem, fix);
+    }
+    let listed: Vec<&str> = match &cluster.nodes {
+        Nodes::Count(_) => vec![],
+        Nodes::List(list) => list.iter().filter_map(|node| node.subnet.as_deref()).collect(),
+    };
+    let used = |id: &str| id == cluster.subnet || listed.contains(&id);
+    match topology.subnets.iter().position(|s| s.cidr_v6.is_none() && used(&s.id)) {
+        Some(n) => {
+            let problem = format!("it is missing, and cluster {} is dual stack", cluster.name);
+            invalid(format!("subnets[{n}].cidrv6"), problem, "give it one, as in fd00:172:1::/64")
+        }
+        None => Ok(()),
+    }
 }
 
 fn name_and_id(topology: &Topology, i: usize, cluster: &Cluster) -> Result<(), Error> {
@@ -130,24 +182,33 @@ fn nodes(topology: &Topology, i: usize, cluster: &Cluster) -> Result<(), Error> 
 /// Pods are reached across clusters, and nodes across subnets, so none of their ranges may overlap with anything. Service
 /// addresses mean something in their own cluster only: two clusters may use the same.
 fn ranges(topology: &Topology) -> Result<(), Error> {
-    let mut all: Vec<(String, String, Ipv4Net, Option<usize>)> = Vec::new();
+    let mut all: Vec<(String, String, IpNet, Option<usize>)> = Vec::new();
     for (i, s) in topology.subnets.iter().enumerate() {
-        all.push((format!("subnets[{i}].cidr"), format!("subnet {}", s.id), s.cidr, None));
+        all.push((format!("subnets[{i}].cidr"), format!("subnet {}", s.id), s.cidr.into(), None));
+        if let Some(cidr) = s.cidr_v6 {
+            all.push((format!("subnets[{i}].cidrv6"), format!("subnet {}", s.id), cidr.into(), None));
+        }
     }
-    network("publicCIDR", topology.public_cidr)?;
-    all.push(("publicCIDR".into(), "the public range".into(), topology.public_cidr, None));
+    all.push(("publicCIDR".into(), "the public range".into(), topology.public_cidr.into(), None));
     for (i, c) in topology.clusters.iter().enumerate() {
         let (pods, services) = (format!("clusters[{i}].podCIDR"), format!("clusters[{i}].serviceCIDR"));
-        network(&pods, c.pod_cidr)?;
-        network(&services, c.service_cidr)?;
         if c.service_cidr.prefix_len() > 28 {
             let problem = format!("{} has too few addresses", c.service_cidr);
             return invalid(services, problem, "use a prefix of at most /28");
         }
-        all.push((pods, format!("the pods of cluster {}", c.name), c.pod_cidr, None));
-        all.push((services, format!("the Services of cluster {}", c.name), c.service_cidr, Some(i)));
+        let (of_pods, of_services) =
+            (format!("the pods of cluster {}", c.name), format!("the Services of cluster {}", c.name));
+        if let Some(cidr) = c.pod_cidr_v6 {
+            all.push((format!("{pods}v6"), of_pods.clone(), cidr.into(), None));
+        }
+        if let Some(cidr) = c.service_cidr_v6 {
+            all.push((format!("{services}v6"), of_services.clone(), cidr.into(), Some(i)));
+        }
+        all.push((pods, of_pods, c.pod_cidr.into(), None));
+        all.push((services, of_services, c.service_cidr.into(), Some(i)));
     }
     for (n, (field, _, range, service)) in all.iter().enumerate() {
+        network(field, *range)?;
         for (_, whose, other, other_service) in &all[..n] {
             let both_services = service.is_some() && other_service.is_some();
             if !both_services && (range.contains(other) || other.contains(range)) {
@@ -210,7 +271,7 @@ fn room(topology: &Topology) -> Result<(), Error> {
 }
 
 /// A range written as its network address.
-fn network(field: &str, range: Ipv4Net) -> Result<(), Error> {
+fn network(field: &str, range: IpNet) -> Result<(), Error> {
     if range.addr() != range.network() {
         let fix = format!("write {}", range.trunc());
         return invalid(field, format!("{range} has bits set behind its prefix"), fix);

@@ -8,7 +8,7 @@ mod ping;
 mod probe;
 mod request;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -103,14 +103,17 @@ impl Answer {
             cluster: var("CLUSTER_NAME"),
             node: var("NODE_NAME"),
             namespace: var("POD_NAMESPACE"),
-            client: client.to_string(),
+            // An IPv4 client of a socket for both families, as it calls itself.
+            client: SocketAddr::new(client.ip().to_canonical(), client.port()).to_string(),
         }
     }
 }
 
-/// `:8080` or `127.0.0.1:8080`.
+/// `:8080`, which is every address of both families, or `127.0.0.1:8080`.
 fn listen(text: &str) -> std::result::Result<SocketAddr, String> {
-    let text = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.into() };
+    // A kernel without IPv6 has no [::], and nobody else to listen to.
+    let any = if std::path::Path::new("/proc/net/if_inet6").exists() { "[::]" } else { "0.0.0.0" };
+    let text = if text.starts_with(':') { format!("{any}{text}") } else { text.into() };
     text.parse().map_err(|_| format!("{text} is not ADDRESS:PORT"))
 }
 
@@ -129,10 +132,17 @@ async fn udp_socket(address: SocketAddr) -> std::io::Result<tokio::net::UdpSocke
     Ok(socket)
 }
 
-/// `HOST:PORT` to an address, by the resolver where it is a name.
+/// `HOST:PORT` to an address, by the resolver where it is a name: IPv4 if there is a choice.
 async fn resolve(target: &str) -> std::io::Result<SocketAddr> {
-    let mut found = tokio::net::lookup_host(target).await?;
-    found.find(|a| matches!(a.ip(), IpAddr::V4(_))).ok_or_else(|| {
-        std::io::Error::new(std::io::ErrorKind::NotFound, format!("{target} has no IPv4 address"))
-    })
+    let found: Vec<SocketAddr> = tokio::net::lookup_host(target).await?.collect();
+    let chosen = found.iter().find(|a| a.is_ipv4()).or(found.first()).copied();
+    chosen
+        .ok_or_else(|| std::io::Error::new(std::io::ErrorKind::NotFound, format!("{target} has no address")))
+}
+
+/// Where a client's socket is bound to: any address of the family of its target.
+fn any(target: SocketAddr) -> SocketAddr {
+    let any: IpAddr =
+        if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    (any, 0).into()
 }

@@ -1,7 +1,6 @@
 //! A steady stream of small packets that notices every loss.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{resolve, udp_socket};
+use super::{any, resolve, udp_socket};
 use crate::error::Result;
 use crate::runtime::Context;
 
@@ -54,8 +53,7 @@ impl Probe {
             });
             self.send(async |n| drop(write.write_u64(n).await)).await?
         } else {
-            let any = (Ipv4Addr::UNSPECIFIED, 0).into();
-            let socket = Arc::new(udp_socket(any).await.what(|| "open a UDP socket".into())?);
+            let socket = Arc::new(udp_socket(any(target)).await.what(|| "open a UDP socket".into())?);
             socket.connect(target).await.what(|| format!("connect with {target}"))?;
             let (seen, receiver) = (answered.clone(), socket.clone());
             tokio::spawn(async move {

@@ -1,7 +1,7 @@
 //! Clients that count who answered.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::{Answer, resolve};
+use super::{Answer, any, resolve};
 use crate::error::{Error, Result};
 use crate::runtime::Context;
 
@@ -229,7 +229,7 @@ impl UdpRequest {
     async fn one(&self) -> std::result::Result<Answer, String> {
         let text = |e: std::io::Error| e.to_string();
         let target = resolve(&self.target).await.map_err(text)?;
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.map_err(text)?;
+        let socket = UdpSocket::bind(any(target)).await.map_err(text)?;
         let sent = match self.size {
             Some(n) => (0..n).map(|i| (i % 251) as u8).collect(),
             None => b"whoami".to_vec(),

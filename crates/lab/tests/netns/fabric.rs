@@ -29,7 +29,7 @@ fn vpc(topology: &Topology) -> (Plan, Fabric, Vec<(Ipv4Addr, NetNs)>) {
     for cluster in &plan.clusters {
         for (i, node) in cluster.nodes.iter().enumerate() {
             let netns = NetNs::create().unwrap();
-            fabric.connect(&netns, node.subnet, &format!("c{}n{i}", cluster.id), node.address).unwrap();
+            fabric.connect(&netns, node.subnet, &format!("c{}n{i}", cluster.id), &node.addresses()).unwrap();
             machines.push((node.address, netns));
         }
     }

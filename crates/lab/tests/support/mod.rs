@@ -38,6 +38,7 @@ impl Cluster {
             store: store.clone(),
             cluster_name: "test".into(),
             service_cidr: "10.96.0.0/16".parse().unwrap(),
+            service_cidr_v6: None,
             cert_pem: server.cert,
             key_pem: server.key,
             client_ca_pem: ca.pair.cert.clone(),

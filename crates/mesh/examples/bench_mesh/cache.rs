@@ -34,6 +34,7 @@ pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
     }
     let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu_time("self")?.as_secs_f64());
     // As `causeway kvstoremesh` does then: what was only needed for the way goes back to the system.
+    store.defragment();
     release();
     tokio::time::sleep(Duration::from_secs(1)).await;
     println!(

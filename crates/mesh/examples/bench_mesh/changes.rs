@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use causeway_kvstore::WriteOp;
 use causeway_model::ClusterInfo;
 
@@ -47,7 +48,7 @@ impl Model {
 /// The `n`th change of one cluster, made at `version`: what it is of, and the write.
 pub(crate) fn change(shape: Shape, of: &ClusterInfo, n: u64, version: u64) -> (String, u64, WriteOp) {
     let (round, step) = (n / ROUND, n % ROUND);
-    let put = |(key, value): (String, _)| WriteOp::Put(key.into(), value);
+    let put = |(key, value): (String, Bytes)| WriteOp::Put(key.into(), value.into());
     let delete = |(key, _): (String, _)| WriteOp::Delete(key.into());
     match step {
         0 => {

@@ -48,7 +48,7 @@ impl Clusters {
         let mut all = Vec::new();
         for info in shape.all() {
             let store = Store::new(StoreOptions::default());
-            let put = |(key, value): (String, Bytes)| WriteOp::Put(key.into(), value);
+            let put = |(key, value): (String, Bytes)| WriteOp::Put(key.into(), value.into());
             let heartbeat = (keys::HEARTBEAT.to_owned(), Bytes::from("2026-01-01T00:00:00Z"));
             let first = [heartbeat, shape.config(&info)];
             let content = first.into_iter().chain(shape.data(info.clone())).chain(shape.markers(&info));

@@ -1,6 +1,7 @@
 //! What a session of the cache does with keys: it checks them and hands the values on as they are.
 
 use bytes::Bytes;
+use causeway_kvstore::Value;
 use causeway_model::{ClusterConfig, ClusterInfo, ClusterName};
 
 use crate::keys::{self, Kind, Layout};
@@ -25,7 +26,7 @@ pub enum Change {
     /// A listing begins.
     Begins(Kind),
     /// A key with its value.
-    Put(Kind, Bytes, Bytes),
+    Put(Kind, Bytes, Value),
     /// The key is there, but its value is refused: the one before stays.
     Held(Kind, Bytes),
     /// A key is gone.
@@ -104,7 +105,7 @@ impl Keep for Copied {
             return self.unreadable(prefix, key, intake);
         }
         let to = self.checked(prefix, key, intake)?;
-        Some(Change::Put(self.kind, to, Bytes::copy_from_slice(value)))
+        Some(Change::Put(self.kind, to, value.into()))
     }
 
     fn unreadable(&mut self, prefix: &str, key: &[u8], intake: &mut Intake<'_>) -> Option<Change> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use causeway_kvstore::{Error, KeyRange, Store, WriteOp, pb};
+use causeway_kvstore::{Error, KeyRange, Store, Value, WriteOp, pb};
 use causeway_model::{ClusterConfig, ClusterName};
 use tracing::{info, warn};
 
@@ -287,7 +287,7 @@ impl Mirror {
         self.draining.insert(cluster.clone(), now + self.grace);
     }
 
-    fn put(&mut self, key: String, value: Bytes) {
+    fn put(&mut self, key: String, value: Value) {
         self.queue.push_back(Batch { of: None, ops: vec![WriteOp::Put(key.into(), value)] });
     }
 
@@ -307,22 +307,23 @@ impl Mirror {
     /// The listing under way, if there is one, has named the key.
     fn seen(&mut self, cluster: &ClusterName, kind: Kind, key: &Bytes) {
         let copy = found(&mut self.copies, &self.store, cluster);
-        if let Some(unseen) = copy.unseen.get_mut(&kind) {
+        // In the first listing of all there is nothing to compare with.
+        if let Some(unseen) = copy.unseen.get_mut(&kind).filter(|unseen| !unseen.is_empty()) {
             unseen.remove(key);
         }
     }
 
     /// The bytes a key with its value may add, beyond the `open` ones of the same batch; `None` if the
     /// cluster has too many already, and then what is held of the key stays.
-    fn admit(&mut self, cluster: &ClusterName, open: i64, key: &Bytes, value: &Bytes) -> Option<i64> {
+    fn admit(&mut self, cluster: &ClusterName, open: i64, key: &[u8], value: &[u8]) -> Option<i64> {
         let copy = found(&mut self.copies, &self.store, cluster);
-        let size = |key: &Bytes, value: &Bytes| (key.len() + value.len()) as i64;
+        let size = |key: &[u8], value: &[u8]| (key.len() + value.len()) as i64;
         let (held, new) = (copy.status.bytes + open, size(key, value));
         if held + new <= self.max_cluster_bytes {
             return Some(new);
         }
         // Near the bound it matters what the key has now.
-        let before = list(&self.store, KeyRange::new(key.clone(), Bytes::new()), 1);
+        let before = list(&self.store, KeyRange::single(Bytes::copy_from_slice(key)), 1);
         let added = new - before.first().map_or(0, |kv| size(&kv.key, &kv.value));
         if held + added <= self.max_cluster_bytes {
             return Some(added);
@@ -369,15 +370,17 @@ fn found<'a>(
     store: &Store,
     cluster: &ClusterName,
 ) -> &'a mut Copy {
-    copies.entry(cluster.clone()).or_insert_with(|| {
+    // A name is only copied for a new one: this is asked for every key.
+    if !copies.contains_key(cluster) {
         let mut copy = Copy::default();
         for kind in Kind::ALL {
             let held = list(store, KeyRange::prefix(keys::prefix(Layout::Cached, kind, cluster)), 0);
             copy.status.keys[kind as usize] = held.len();
             copy.status.bytes += held.iter().map(|kv| (kv.key.len() + kv.value.len()) as i64).sum::<i64>();
         }
-        copy
-    })
+        copies.insert(cluster.clone(), copy);
+    }
+    copies.get_mut(cluster).expect("it is there, or was just put there")
 }
 
 /// Keys of a range with their values; at most `limit` of them, or all for 0.

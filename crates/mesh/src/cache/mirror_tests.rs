@@ -254,7 +254,7 @@ fn keys_are_checked_and_values_kept_as_they_are() {
     let cached = key(Kind::Identities, "140013");
     assert_eq!(
         put(Kind::Identities, "140013", any),
-        Some(Change::Put(Kind::Identities, cached.clone(), Bytes::from_static(any)))
+        Some(Change::Put(Kind::Identities, cached.clone(), any.as_slice().into()))
     );
     assert_eq!(cached, "cilium/cache/identities/v1/cls-b/id/140013");
     let long = vec![b' '; crate::wire::MAX_VALUE + 1];

@@ -7,7 +7,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use causeway_model::lb::{Backend, L4Addr};
-use causeway_model::{Affinity, ClusterName, Port, Ports, Service, ServicePort};
+use causeway_model::{ClusterName, Port, Ports, Service, ServiceKey, ServicePort, TrafficPolicy};
+
+use super::reach::Reach;
+use super::selection::{Census, Class, Grade, Hint, Location, Loss, Mode, Plan};
 
 /// Somebody names an address as a backend: an EndpointSlice of this cluster, or another cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +19,9 @@ pub(super) struct Claim {
     pub(super) cluster: Option<ClusterName>,
     /// False: terminating, used only while nothing is active.
     pub(super) active: bool,
+    /// On this node, or on none that is known.
+    pub(super) here: bool,
+    pub(super) hint: Hint,
     /// The ports it listens on.
     pub(super) ports: Arc<Ports>,
 }
@@ -27,147 +33,321 @@ pub(super) enum Delta {
     Remove(Claim),
 }
 
-/// Which list of a service: the number of its port among the service's, and whether it is of IPv6
-/// addresses.
-pub(super) type ListId = (usize, bool);
+/// Which list of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ListId {
+    /// The number of its port among the service's.
+    pub(super) port: usize,
+    /// Of IPv6 addresses.
+    pub(super) v6: bool,
+    pub(super) policy: TrafficPolicy,
+}
 
 /// The claims, and the lists that follow from them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ServiceBackends {
-    /// Of each address in their order. Two slices may claim the same, so they are counted.
-    claims: BTreeMap<IpAddr, Vec<Claim>>,
+    key: Arc<ServiceKey>,
+    plan: Plan,
+    addresses: BTreeMap<IpAddr, Address>,
     lists: BTreeMap<ListId, List>,
+}
+
+/// Who names an address, in their order. Two slices may claim the same, so they are counted.
+#[derive(Debug, Clone, Default)]
+struct Address {
+    claims: Vec<Claim>,
+    unreachable: bool,
 }
 
 #[derive(Debug, Default)]
 struct List {
-    /// Active ones of this cluster that fit the port.
-    local: usize,
-    /// Those of other clusters that fit the port.
-    remote: usize,
+    census: Census,
     mode: Mode,
     /// Sorted by address.
     backends: Arc<[Backend]>,
 }
 
-/// Which of the fitting backends are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Mode {
-    local: bool,
-    remote: bool,
-    active: bool,
+/// What a list is of, and how it is chosen.
+struct Choice<'a> {
+    id: ListId,
+    plan: &'a Plan,
+    port: &'a ServicePort,
 }
 
-impl Mode {
-    /// The affinity rule first, then active ones before terminating ones. `local`, `remote`: how many
-    /// are active here and in other clusters.
-    fn of(service: &Service, local: usize, remote: usize) -> Self {
-        let (use_local, use_remote) = match service.sharing.affinity {
-            _ if !service.sharing.global => (true, false),
-            Affinity::None => (true, true),
-            // Terminating local backends stay listed but do not hold back the failover.
-            Affinity::Local => (true, local == 0),
-            Affinity::Remote => (remote == 0, true),
-        };
-        let active = (use_local && local > 0) || (use_remote && remote > 0);
-        Self { local: use_local, remote: use_remote, active }
-    }
-
-    fn uses(self, offer: &Offer<'_>) -> bool {
-        let by_cluster = if offer.cluster.is_some() { self.remote } else { self.local };
-        by_cluster && offer.active == self.active
-    }
-}
-
-/// One port an address listens on, where it fits a port of the service.
+/// One port an address listens on, where its protocol is that of a port of the service.
 #[derive(Debug)]
 struct Offer<'a> {
     number: u16,
     cluster: Option<&'a ClusterName>,
     active: bool,
-    /// Under a name that fits.
-    named: bool,
+    here: bool,
+    hint: Hint,
+    fit: Fit,
+}
+
+/// Whether an offer is one for the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    Yes,
+    /// It has another name.
+    OtherName,
+    /// Somebody who goes before names the same address and port.
+    Taken,
+}
+
+/// A backend as `causeway service` tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub(super) address: L4Addr,
+    pub(super) cluster: Option<ClusterName>,
+    pub(super) grade: Grade,
+    pub(super) verdict: Verdict,
+}
+
+/// What became of a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Takes new connections with this weight.
+    Wins(u16),
+    Loses(Loss),
+    OtherName,
+    Taken,
 }
 
 impl ServiceBackends {
     /// The lists of a service with these claims.
-    pub(super) fn new(service: &Service, claims: impl IntoIterator<Item = (IpAddr, Claim)>) -> Self {
-        let mut new = Self::default();
-        for id in 0..service.ports.len() {
-            new.lists.insert((id, false), List::default());
-            new.lists.insert((id, true), List::default());
+    pub(super) fn new(
+        service: &Service,
+        location: &Location,
+        claims: impl IntoIterator<Item = (IpAddr, Claim)>,
+        reach: &mut Reach,
+    ) -> Self {
+        let mut lists = BTreeMap::new();
+        for port in 0..service.ports.len() {
+            for policy in [service.internal_traffic, service.external_traffic] {
+                lists.insert(ListId { port, v6: false, policy }, List::default());
+                lists.insert(ListId { port, v6: true, policy }, List::default());
+            }
         }
+        let plan = Plan::of(service, location);
+        let mut new = Self { key: Arc::new(service.key.clone()), plan, addresses: BTreeMap::new(), lists };
         let deltas = claims.into_iter().map(|(ip, claim)| (ip, Delta::Add(claim))).collect();
-        new.change(service, deltas);
+        new.change(service, deltas, reach);
         new
     }
 
+    /// The service goes, or begins anew.
+    pub(super) fn retire(self, reach: &mut Reach) {
+        self.addresses.keys().for_each(|ip| reach.unused(*ip, &self.key));
+    }
+
     /// Takes a change of claims; says which lists are others now. `service` is the one these are of.
-    pub(super) fn change(&mut self, service: &Service, deltas: Vec<(IpAddr, Delta)>) -> BTreeSet<ListId> {
-        let mut before: BTreeMap<IpAddr, Vec<Claim>> = BTreeMap::new();
+    pub(super) fn change(
+        &mut self,
+        service: &Service,
+        deltas: Vec<(IpAddr, Delta)>,
+        reach: &mut Reach,
+    ) -> BTreeSet<ListId> {
+        let mut before: BTreeMap<IpAddr, Address> = BTreeMap::new();
         for (ip, delta) in deltas {
-            let claims = self.claims.entry(ip).or_default();
-            before.entry(ip).or_insert_with(|| claims.clone());
+            let address = self
+                .addresses
+                .entry(ip)
+                .or_insert_with(|| Address { claims: vec![], unreachable: reach.used(ip, &self.key) });
+            before.entry(ip).or_insert_with(|| address.clone());
             match delta {
                 Delta::Add(claim) => {
-                    let at = claims.partition_point(|held| *held < claim);
-                    claims.insert(at, claim);
+                    let at = address.claims.partition_point(|held| *held < claim);
+                    address.claims.insert(at, claim);
                 }
                 Delta::Remove(claim) => {
-                    if let Ok(at) = claims.binary_search(&claim) {
-                        claims.remove(at);
+                    if let Ok(at) = address.claims.binary_search(&claim) {
+                        address.claims.remove(at);
                     }
                 }
             }
-            if claims.is_empty() {
-                self.claims.remove(&ip);
+            if address.claims.is_empty() {
+                self.addresses.remove(&ip);
+                reach.unused(ip, &self.key);
             }
         }
+        self.follow(service, &before)
+    }
+
+    /// These addresses can be reached again, or no longer; says which lists are others now.
+    pub(super) fn reached(&mut self, service: &Service, changed: &[(IpAddr, bool)]) -> BTreeSet<ListId> {
+        let mut before = BTreeMap::new();
+        for (ip, unreachable) in changed {
+            if let Some(address) = self.addresses.get_mut(ip) {
+                before.entry(*ip).or_insert_with(|| address.clone());
+                address.unreachable = *unreachable;
+            }
+        }
+        self.follow(service, &before)
+    }
+
+    fn follow(&mut self, service: &Service, before: &BTreeMap<IpAddr, Address>) -> BTreeSet<ListId> {
         let mut changed = BTreeSet::new();
         for (id, list) in &mut self.lists {
-            let port = &service.ports[id.0];
-            if list.change(service, port, id.1, &before, &self.claims) {
+            let choice = Choice { id: *id, plan: &self.plan, port: &service.ports[id.port] };
+            if list.change(&choice, before, &self.addresses) {
                 changed.insert(*id);
             }
         }
         changed
     }
 
-    /// The backends of one port and family, sorted by address.
+    /// The backends of a list, sorted by address. Those with the weight 0 take no new connections.
     pub(super) fn list(&self, id: ListId) -> Arc<[Backend]> {
         self.lists.get(&id).map(|list| list.backends.clone()).unwrap_or_default()
+    }
+
+    /// Everything that was looked at for a list, by address, and what became of it.
+    pub(super) fn candidates(&self, service: &Service, id: ListId) -> Vec<Candidate> {
+        let Some(list) = self.lists.get(&id) else { return vec![] };
+        let choice = Choice { id, plan: &self.plan, port: &service.ports[id.port] };
+        let mut out = vec![];
+        for (ip, address) in self.addresses.iter().filter(|(ip, _)| ip.is_ipv6() == id.v6) {
+            for offer in choice.offers(address) {
+                let class = choice.class(&offer, address);
+                let verdict = match offer.fit {
+                    Fit::Taken => Verdict::Taken,
+                    Fit::OtherName => Verdict::OtherName,
+                    Fit::Yes => list.mode.judge(&class).map_or_else(Verdict::Loses, Verdict::Wins),
+                };
+                let address = L4Addr { ip: *ip, port: offer.number, protocol: choice.port.protocol };
+                out.push(Candidate { address, cluster: class.cluster, grade: class.grade, verdict });
+            }
+        }
+        out
+    }
+
+    /// How many backends a list has of each cluster and grade.
+    pub(super) fn counts(&self) -> BTreeMap<(Option<ClusterName>, Grade), u32> {
+        let mut most: BTreeMap<(Option<ClusterName>, Grade), u32> = BTreeMap::new();
+        for policy in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
+            let ports = self.lists.keys().filter(|id| id.policy == policy).map(|id| id.port);
+            for port in ports.collect::<BTreeSet<_>>() {
+                let mut counts: BTreeMap<(Option<ClusterName>, Grade), u32> = BTreeMap::new();
+                let families = [false, true].map(|v6| self.lists.get(&ListId { port, v6, policy }));
+                for (class, count) in families.into_iter().flatten().flat_map(|list| list.census.iter()) {
+                    *counts.entry((class.cluster.clone(), class.grade)).or_default() += count;
+                }
+                for (of, count) in counts {
+                    let most = most.entry(of).or_default();
+                    *most = (*most).max(count);
+                }
+            }
+        }
+        most
+    }
+
+    /// How many addresses it has.
+    #[cfg(test)]
+    pub(super) fn addresses(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// How many addresses of this node are backends and active.
+    pub(super) fn active_here(&self) -> usize {
+        let here = |address: &&Address| {
+            address.claims.first().is_some_and(|claim| claim.cluster.is_none() && claim.here && claim.active)
+        };
+        self.addresses.values().filter(here).count()
+    }
+}
+
+impl Choice<'_> {
+    /// What an address offers the port. A number that several clusters name belongs to the first one,
+    /// and only its names count.
+    fn offers<'a>(&self, address: &'a Address) -> Vec<Offer<'a>> {
+        let port = self.port;
+        let mut out: Vec<Offer<'a>> = vec![];
+        for claim in &address.claims {
+            let Claim { active, here, hint, .. } = *claim;
+            let cluster = claim.cluster.as_ref();
+            let fitting = claim.ports.iter().filter(|(_, p)| p.protocol == port.protocol && p.port != 0);
+            for (name, Port { port: number, .. }) in fitting.map(|(name, port)| (name, *port)) {
+                let named = port.name.is_empty() || name.is_empty() || *name == port.name;
+                let fit = if named { Fit::Yes } else { Fit::OtherName };
+                let offer = Offer { number, cluster, active, here, hint, fit };
+                match out.iter_mut().find(|held| held.number == number) {
+                    Some(held) if held.cluster != cluster => {
+                        if !out.iter().any(|held| held.number == number && held.cluster == cluster) {
+                            out.push(Offer { fit: Fit::Taken, ..offer });
+                        }
+                    }
+                    Some(held) => {
+                        held.active |= active;
+                        held.here |= here;
+                        held.hint = held.hint.min(hint);
+                        if named {
+                            held.fit = Fit::Yes;
+                        }
+                    }
+                    None => out.push(offer),
+                }
+            }
+        }
+        out
+    }
+
+    fn class(&self, offer: &Offer<'_>, address: &Address) -> Class {
+        let grade = Grade::of(offer.active, address.unreachable);
+        self.plan.class(self.id.policy, grade, offer.cluster, offer.hint, offer.here)
+    }
+
+    /// The classes of what an address offers that fits.
+    fn classes(&self, address: &Address) -> impl Iterator<Item = Class> {
+        let fitting = self.offers(address).into_iter().filter(|offer| offer.fit == Fit::Yes);
+        fitting.map(|offer| self.class(&offer, address)).collect::<Vec<_>>().into_iter()
+    }
+
+    /// The backends of an address, sorted. A traffic policy leaves out those it forbids; others that
+    /// take no new connections keep those they have.
+    fn backends(&self, ip: IpAddr, address: &Address, mode: &Mode) -> Vec<Backend> {
+        let mut offers = self.offers(address);
+        offers.retain(|offer| offer.fit == Fit::Yes);
+        offers.sort_unstable_by_key(|offer| offer.number);
+        let backend = |offer: &Offer<'_>| {
+            let weight = match mode.judge(&self.class(offer, address)) {
+                Ok(weight) => weight,
+                Err(Loss::Node) => return None,
+                Err(_) => 0,
+            };
+            let address = L4Addr { ip, port: offer.number, protocol: self.port.protocol };
+            Some(Backend { weight, ..Backend::new(address, offer.cluster.cloned()) })
+        };
+        offers.iter().filter_map(backend).collect()
     }
 }
 
 impl List {
-    /// Follows the addresses of `before`, which says what their claims were; true if the list changed.
+    /// Follows the addresses of `before`, which says what they were; true if the list changed.
     fn change(
         &mut self,
-        service: &Service,
-        port: &ServicePort,
-        v6: bool,
-        before: &BTreeMap<IpAddr, Vec<Claim>>,
-        now: &BTreeMap<IpAddr, Vec<Claim>>,
+        choice: &Choice<'_>,
+        before: &BTreeMap<IpAddr, Address>,
+        now: &BTreeMap<IpAddr, Address>,
     ) -> bool {
-        let changed = before.iter().filter(|(ip, _)| ip.is_ipv6() == v6);
-        for (ip, claims) in changed.clone() {
-            let (local, remote) = count(&offers(claims, port));
-            self.local -= local;
-            self.remote -= remote;
-            let (local, remote) = count(&offers(claims_of(now, ip), port));
-            self.local += local;
-            self.remote += remote;
+        let none = Address::default();
+        let of = |ip: &IpAddr| now.get(ip).unwrap_or(&none);
+        let changed = before.iter().filter(|(ip, _)| ip.is_ipv6() == choice.id.v6);
+        for (ip, before) in changed.clone() {
+            choice.classes(before).for_each(|class| self.census.remove(&class));
+            choice.classes(of(ip)).for_each(|class| self.census.add(class));
         }
-        let mode = Mode::of(service, self.local, self.remote);
-        if std::mem::replace(&mut self.mode, mode) == mode {
-            self.splice(changed.map(|(ip, _)| (*ip, used(*ip, claims_of(now, ip), port, mode))))
-        } else {
-            let all = now.iter().filter(|(ip, _)| ip.is_ipv6() == v6);
-            let all: Arc<[Backend]> = all.flat_map(|(ip, claims)| used(*ip, claims, port, mode)).collect();
-            let changed = all != self.backends;
-            self.backends = all;
-            changed
+        let mode = Mode::of(choice.plan, &self.census);
+        if self.mode == mode {
+            return self.splice(changed.map(|(ip, _)| (*ip, choice.backends(*ip, of(ip), &mode))));
         }
+        let all = now.iter().filter(|(ip, _)| ip.is_ipv6() == choice.id.v6);
+        let all: Arc<[Backend]> =
+            all.flat_map(|(ip, address)| choice.backends(*ip, address, &mode)).collect();
+        self.mode = mode;
+        let changed = all != self.backends;
+        self.backends = all;
+        changed
     }
 
     /// Puts these in the place of what the list has of their addresses, which come in order.
@@ -194,48 +374,4 @@ impl List {
         }
         changed
     }
-}
-
-fn claims_of<'a>(claims: &'a BTreeMap<IpAddr, Vec<Claim>>, ip: &IpAddr) -> &'a [Claim] {
-    claims.get(ip).map_or(&[], Vec::as_slice)
-}
-
-/// What an address offers a port of the service. A number that several clusters name belongs to the
-/// first one, and only its names count.
-fn offers<'a>(claims: &'a [Claim], port: &ServicePort) -> Vec<Offer<'a>> {
-    let mut out: Vec<Offer<'a>> = vec![];
-    for claim in claims {
-        let fitting = claim.ports.iter().filter(|(_, p)| p.protocol == port.protocol && p.port != 0);
-        for (name, Port { port: number, .. }) in fitting.map(|(name, port)| (name, *port)) {
-            let named = port.name.is_empty() || name.is_empty() || *name == port.name;
-            match out.iter_mut().find(|offer| offer.number == number) {
-                Some(offer) if offer.cluster != claim.cluster.as_ref() => {}
-                Some(offer) => {
-                    offer.active |= claim.active;
-                    offer.named |= named;
-                }
-                None => {
-                    out.push(Offer { number, cluster: claim.cluster.as_ref(), active: claim.active, named })
-                }
-            }
-        }
-    }
-    out.retain(|offer| offer.named);
-    out
-}
-
-/// How many are active here, and in other clusters.
-fn count(offers: &[Offer<'_>]) -> (usize, usize) {
-    let local = offers.iter().filter(|offer| offer.cluster.is_none() && offer.active).count();
-    (local, offers.iter().filter(|offer| offer.cluster.is_some()).count())
-}
-
-/// The backends of an address that are used, sorted.
-fn used(ip: IpAddr, claims: &[Claim], port: &ServicePort, mode: Mode) -> Vec<Backend> {
-    let mut offers = offers(claims, port);
-    offers.retain(|offer| mode.uses(offer));
-    offers.sort_unstable_by_key(|offer| offer.number);
-    let address = |number| L4Addr { ip, port: number, protocol: port.protocol };
-    let backend = |offer: Offer<'_>| Backend::new(address(offer.number), offer.cluster.cloned());
-    offers.into_iter().map(backend).collect()
 }

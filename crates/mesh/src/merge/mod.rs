@@ -6,7 +6,10 @@
 mod addresses;
 mod backends;
 mod claims;
+mod reach;
+mod selection;
 mod services;
 
 pub use addresses::AddressMerger;
-pub use services::ServiceMerger;
+pub use selection::Location;
+pub use services::{BackendState, BackendView, FrontendView, HealthCheck, ServiceMerger, ServiceView};

@@ -1,30 +1,44 @@
-//! Services of this cluster with the backends of all clusters (behaviours 2.2 to 2.4).
+//! Services of this cluster with the backends of all clusters (behaviours 2.2 to 2.5).
+
+mod claims;
+mod explain;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use causeway_model::lb::{Backend, Frontend, FrontendKind, L4Addr};
+use causeway_model::lb::{Backend, Balancing, Frontend, FrontendKind, HostPorts, L4Addr};
 use causeway_model::{
-    ClusterName, ClusterService, Collection, EndpointSlice, Event, Keyed, Port, Ports, PortsByAddress,
-    Service, ServiceKey, ServiceType, SliceKey,
+    ClusterName, ClusterService, Collection, EndpointSlice, Event, Keyed, Service, ServiceKey, ServiceType,
+    SliceKey,
 };
 
-use super::backends::{Claim, Delta, ListId, ServiceBackends};
+use super::backends::{Claim, ListId, ServiceBackends};
+use super::reach::Reach;
+use super::selection::Location;
+use claims::{Deltas, of_remote, of_slice, remote_deltas, slice_deltas};
+pub use explain::{BackendState, BackendView, FrontendView, HealthCheck, ServiceView};
 
 /// Merges services: only Services of this cluster have frontends; a global one also uses what other
 /// clusters share under the same namespace and name. Of what changes in thousands of backends only the
 /// difference is merged.
 #[derive(Debug, Default)]
 pub struct ServiceMerger {
+    location: Location,
     services: Collection<Service>,
     /// How many of them are global.
     global: usize,
     slices: Collection<EndpointSlice>,
     slices_of: BTreeMap<ServiceKey, BTreeSet<SliceKey>>,
     remotes: BTreeMap<ClusterName, Collection<ClusterService>>,
+    /// What pods of this node ask for, by the owner of their frontends.
+    host_ports: Collection<HostPorts>,
     /// The backends of each service of this cluster.
     backends: BTreeMap<ServiceKey, ServiceBackends>,
+    /// Which of their addresses do not answer.
+    reach: Reach,
+    /// Services whose backends have changed since somebody asked.
+    touched: BTreeSet<ServiceKey>,
     /// What each service wants programmed.
     wanted: BTreeMap<ServiceKey, BTreeMap<L4Addr, Wanted>>,
     /// Who wants each address. More than one only if two services name one external address.
@@ -39,19 +53,41 @@ enum Rank {
     LoadBalancer,
     NodePort,
     ExternalIp,
+    HostPort,
+}
+
+impl Rank {
+    const fn kind(self) -> FrontendKind {
+        match self {
+            Self::ClusterIp => FrontendKind::ClusterIP,
+            Self::LoadBalancer => FrontendKind::LoadBalancer,
+            Self::NodePort => FrontendKind::NodePort,
+            Self::ExternalIp => FrontendKind::ExternalIP,
+            Self::HostPort => FrontendKind::HostPort,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wanted {
     rank: Rank,
-    list: ListId,
+    /// `None` where the backends are no service's.
+    list: Option<ListId>,
     backends: Arc<[Backend]>,
+    /// For clients inside, where they get others than clients outside.
+    internal: Option<(ListId, Arc<[Backend]>)>,
+    balancing: Arc<Balancing>,
 }
 
 impl ServiceMerger {
-    /// A merger that knows nothing yet.
+    /// A merger that knows nothing yet, not even where it runs.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A merger for the agent of one node.
+    pub fn at(location: Location) -> Self {
+        Self { location, ..Self::default() }
     }
 
     /// A change of a Service of this cluster.
@@ -62,12 +98,17 @@ impl ServiceMerger {
             let (key, before) = change.into_parts();
             self.global += usize::from(self.services.get(&key).is_some_and(is_global));
             self.global -= usize::from(before.as_ref().is_some_and(is_global));
-            match self.services.get(&key).map(|service| self.all_backends(service)) {
-                Some(backends) => drop(self.backends.insert(key.clone(), backends)),
-                None => drop(self.backends.remove(&key)),
+            if let Some(old) = self.backends.remove(&key) {
+                old.retire(&mut self.reach);
+            }
+            if let Some(service) = self.services.get(&key) {
+                let claims = self.claims_of(service);
+                let new = ServiceBackends::new(service, &self.location, claims, &mut self.reach);
+                self.backends.insert(key.clone(), new);
             }
             changed.insert(key);
         }
+        self.touched.extend(changed.iter().cloned());
         self.refresh(changed)
     }
 
@@ -78,7 +119,7 @@ impl ServiceMerger {
         for change in self.slices.apply(event) {
             let (key, before) = change.into_parts();
             let now = self.slices.get(&key);
-            slice_deltas(before.as_ref(), now, &mut deltas);
+            slice_deltas(before.as_ref(), now, &self.location, &mut deltas);
             if let Some(before) = before
                 && let Some(keys) = self.slices_of.get_mut(&before.service)
             {
@@ -108,7 +149,7 @@ impl ServiceMerger {
         let remote = self.remotes.entry(cluster.clone()).or_default();
         for change in remote.apply(event) {
             let (key, before) = change.into_parts();
-            let changed = remote_deltas(cluster, before.as_ref(), remote.get(&key));
+            let changed = remote_deltas(cluster, before.as_ref(), remote.get(&key), &self.location);
             deltas.entry(key.1).or_default().extend(changed);
         }
         self.change_global(deltas)
@@ -117,20 +158,61 @@ impl ServiceMerger {
     /// Another cluster is no longer a peer: its backends are withdrawn.
     pub fn remove_cluster(&mut self, cluster: &ClusterName) -> Vec<Event<Frontend>> {
         let Some(remote) = self.remotes.remove(cluster) else { return vec![] };
-        let gone = remote
-            .iter()
-            .map(|((_, key), service)| (key.clone(), remote_deltas(cluster, Some(service), None)));
+        let gone = remote.iter().map(|((_, key), service)| {
+            (key.clone(), remote_deltas(cluster, Some(service), None, &self.location))
+        });
         self.change_global(gone.collect())
     }
 
-    /// True once this cluster's Services and EndpointSlices have been listed.
+    /// The nodes behind these addresses no longer answer (true), or answer again: until then their
+    /// backends take new connections only where no other is left.
+    pub fn apply_unreachable(
+        &mut self,
+        changes: impl IntoIterator<Item = (IpAddr, bool)>,
+    ) -> Vec<Event<Frontend>> {
+        let mut of: BTreeMap<ServiceKey, Vec<(IpAddr, bool)>> = BTreeMap::new();
+        for (ip, unreachable) in changes {
+            let ip = ip.to_canonical();
+            if self.reach.set(ip, unreachable) {
+                for service in self.reach.users(ip) {
+                    of.entry(service.as_ref().clone()).or_default().push((ip, unreachable));
+                }
+            }
+        }
+        let mut changed = vec![];
+        for (key, addresses) in of {
+            if let (Some(service), Some(backends)) = (self.services.get(&key), self.backends.get_mut(&key)) {
+                changed.push((backends.reached(service, &addresses), key));
+            }
+        }
+        self.update(changed)
+    }
+
+    /// A change of the ports of this node that its pods ask for. Services go before them, and of two pods
+    /// that ask for one the first by name has it.
+    pub fn apply_host_ports(&mut self, event: Event<HostPorts>) -> Vec<Event<Frontend>> {
+        let changed = self.host_ports.apply(event).iter().map(|change| change.key().clone()).collect();
+        self.refresh(changed)
+    }
+
+    /// True once this cluster's Services and EndpointSlices have been listed, and the pods of this node.
     pub fn is_local_synced(&self) -> bool {
-        self.services.is_synced() && self.slices.is_synced()
+        self.services.is_synced() && self.slices.is_synced() && self.host_ports.is_synced()
     }
 
     /// How many services of this cluster are global.
     pub fn global_services(&self) -> usize {
         self.global
+    }
+
+    /// A service of this cluster.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    /// The services that came, went or may have other backends since this was asked last.
+    pub fn take_touched(&mut self) -> BTreeSet<ServiceKey> {
+        std::mem::take(&mut self.touched)
     }
 
     /// The merged state in address order: what the datapath should hold.
@@ -148,14 +230,30 @@ impl ServiceMerger {
     fn change_backends(&mut self, deltas: Deltas) -> Vec<Event<Frontend>> {
         let mut changed = vec![];
         for (key, deltas) in deltas {
-            let (Some(service), Some(backends)) = (self.services.get(&key), self.backends.get_mut(&key))
-            else {
-                continue;
-            };
-            let lists = backends.change(service, deltas);
+            if let (Some(service), Some(backends)) = (self.services.get(&key), self.backends.get_mut(&key)) {
+                changed.push((backends.change(service, deltas, &mut self.reach), key));
+            }
+        }
+        self.update(changed)
+    }
+
+    /// Takes the lists of services that are others now; emits what changed, in address order.
+    fn update(&mut self, lists: Vec<(BTreeSet<ListId>, ServiceKey)>) -> Vec<Event<Frontend>> {
+        let mut changed = vec![];
+        for (lists, key) in lists {
+            self.touched.insert(key.clone());
+            let Some(backends) = self.backends.get(&key).filter(|_| !lists.is_empty()) else { continue };
             for (address, wanted) in self.wanted.get_mut(&key).into_iter().flatten() {
-                if lists.contains(&wanted.list) {
-                    wanted.backends = backends.list(wanted.list);
+                let list = wanted.list.filter(|list| lists.contains(list));
+                if let Some(list) = list {
+                    wanted.backends = backends.list(list);
+                }
+                let internal = wanted.internal.as_mut().filter(|(list, _)| lists.contains(list));
+                let inside = internal.is_some();
+                if let Some((list, held)) = internal {
+                    *held = backends.list(*list);
+                }
+                if list.is_some() || inside {
                     changed.push((*address, (wanted.rank, key.clone())));
                 }
             }
@@ -173,7 +271,7 @@ impl ServiceMerger {
         let mut before: BTreeMap<L4Addr, Option<Frontend>> = BTreeMap::new();
         let mut plan = vec![];
         for key in changed {
-            let now = self.services.get(&key).map(|service| self.frontends(service)).unwrap_or_default();
+            let now = self.wants(&key);
             let old = self.wanted.get(&key);
             let addresses = old.iter().flat_map(|old| old.keys()).chain(now.keys());
             for address in addresses.collect::<BTreeSet<_>>() {
@@ -212,13 +310,32 @@ impl ServiceMerger {
     fn winner(&self, address: &L4Addr) -> Option<Frontend> {
         let (_, service) = self.claims.get(address)?.first()?;
         let wanted = self.wanted.get(service)?.get(address)?;
-        let kind = match wanted.rank {
-            Rank::ClusterIp => FrontendKind::ClusterIP,
-            Rank::LoadBalancer => FrontendKind::LoadBalancer,
-            Rank::NodePort => FrontendKind::NodePort,
-            Rank::ExternalIp => FrontendKind::ExternalIP,
-        };
-        Some(Frontend { kind, ..Frontend::new(*address, service.clone(), wanted.backends.clone()) })
+        Some(Frontend {
+            address: *address,
+            kind: wanted.rank.kind(),
+            service: service.clone(),
+            balancing: wanted.balancing.clone(),
+            backends: wanted.backends.clone(),
+            internal: wanted.internal.as_ref().map(|(_, backends)| backends.clone()),
+        })
+    }
+
+    /// What a service wants, or a pod with ports of its node.
+    fn wants(&self, key: &ServiceKey) -> BTreeMap<L4Addr, Wanted> {
+        let of_pod = self.host_ports.get(key).into_iter().flat_map(|pod| &pod.ports).map(|port| {
+            let wanted = Wanted {
+                rank: Rank::HostPort,
+                list: None,
+                backends: [Backend::new(port.backend, None)].into(),
+                internal: None,
+                balancing: Arc::default(),
+            };
+            (port.address, wanted)
+        });
+        match self.services.get(key) {
+            Some(service) => self.frontends(service),
+            None => of_pod.collect(),
+        }
     }
 
     /// Every address of a service with the backends selected for it.
@@ -233,14 +350,36 @@ impl ServiceMerger {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
+        let served = |rank: Rank| {
+            let elsewhere = service.node_label.is_some() && service.node_label != self.location.node_label;
+            service.exposed.has(rank.kind()) && (rank == Rank::ClusterIp || !elsewhere)
+        };
+        // Source ranges are those of the load balancer's addresses, as in Kubernetes.
+        let open = match service.balancing.source_ranges.is_empty() {
+            true => service.balancing.clone(),
+            false => Arc::new(Balancing {
+                source_ranges: vec![],
+                deny_source_ranges: false,
+                ..Balancing::clone(&service.balancing)
+            }),
+        };
         for (index, port) in service.ports.iter().enumerate() {
-            let mut add = |ip: &IpAddr, number: u16, rank| {
+            let mut add = |ip: &IpAddr, number: u16, rank: Rank| {
                 let address = L4Addr { ip: ip.to_canonical(), port: number, protocol: port.protocol };
-                let list = (index, address.ip.is_ipv6());
-                match out.get(&address) {
-                    Some(Wanted { rank: held, .. }) if *held <= rank => {}
-                    _ => drop(out.insert(address, Wanted { rank, list, backends: backends.list(list) })),
+                if !served(rank) || out.get(&address).is_some_and(|held: &Wanted| held.rank <= rank) {
+                    return;
                 }
+                let list = |policy| ListId { port: index, v6: address.ip.is_ipv6(), policy };
+                let inside = list(service.internal_traffic);
+                let outside = if rank == Rank::ClusterIp { inside } else { list(service.external_traffic) };
+                let wanted = Wanted {
+                    rank,
+                    list: Some(outside),
+                    backends: backends.list(outside),
+                    internal: (inside != outside).then(|| (inside, backends.list(inside))),
+                    balancing: if rank == Rank::LoadBalancer { &service.balancing } else { &open }.clone(),
+                };
+                out.insert(address, wanted);
             };
             service.cluster_ips.iter().for_each(|ip| add(ip, port.port, Rank::ClusterIp));
             service.load_balancer_ips.iter().for_each(|ip| add(ip, port.port, Rank::LoadBalancer));
@@ -253,109 +392,19 @@ impl ServiceMerger {
         out
     }
 
-    /// The backends of a service, from everything that names some. An address that this cluster's
-    /// Kubernetes names is local, whoever else names it.
-    fn all_backends(&self, service: &Service) -> ServiceBackends {
+    /// Everything that names backends of a service. An address that this cluster's Kubernetes names is
+    /// local, whoever else names it.
+    fn claims_of(&self, service: &Service) -> Vec<(IpAddr, Claim)> {
         let slices = self.slices_of.get(&service.key).into_iter().flatten();
-        let local = slices.filter_map(|key| self.slices.get(key)).flat_map(slice_claims);
+        let local =
+            slices.filter_map(|key| self.slices.get(key)).flat_map(|slice| of_slice(slice, &self.location));
         let sharing = self.remotes.iter().filter(|_| service.sharing.global);
-        let remote = sharing.flat_map(|(cluster, shared)| {
-            let theirs = shared.get(&(cluster.clone(), service.key.clone())).into_iter();
-            theirs.flat_map(move |theirs| {
-                theirs.backends.iter().map(move |(ip, ports)| remote_claim(cluster, ip, ports))
-            })
+        let remote = sharing.filter_map(|(cluster, shared)| {
+            let theirs = shared.get(&(cluster.clone(), service.key.clone()))?;
+            Some(of_remote(cluster, theirs, &self.location))
         });
-        ServiceBackends::new(service, local.chain(remote))
+        local.chain(remote.flatten()).collect()
     }
-}
-
-/// Who names which backend, more and less, of each service.
-type Deltas = BTreeMap<ServiceKey, Vec<(IpAddr, Delta)>>;
-
-/// What a slice says, as claims.
-fn slice_claims(slice: &EndpointSlice) -> Vec<(IpAddr, Claim)> {
-    // One name may come with several protocols or numbers, so that these are several sets.
-    let mut sets: Vec<Ports> = vec![];
-    for port in &slice.ports {
-        let number = Port { protocol: port.protocol, port: port.port };
-        match sets.iter_mut().find(|set| !set.contains_key(&port.name)) {
-            Some(set) => drop(set.insert(port.name.clone(), number)),
-            None => sets.push([(port.name.clone(), number)].into()),
-        }
-    }
-    let sets: Vec<Arc<Ports>> = sets.into_iter().map(Arc::new).collect();
-    let mut out = vec![];
-    for endpoint in &slice.endpoints {
-        let conditions = endpoint.conditions;
-        let active = conditions.ready;
-        let draining = conditions.serving && conditions.terminating;
-        if !active && !draining {
-            continue;
-        }
-        for ip in &endpoint.addresses {
-            for ports in &sets {
-                out.push((ip.to_canonical(), Claim { cluster: None, active, ports: ports.clone() }));
-            }
-        }
-    }
-    out
-}
-
-/// The difference between two versions of a slice.
-fn slice_deltas(before: Option<&EndpointSlice>, now: Option<&EndpointSlice>, out: &mut Deltas) {
-    let claims = |slice: Option<&EndpointSlice>| {
-        let mut claims = slice.map(slice_claims).unwrap_or_default();
-        claims.sort_unstable();
-        claims
-    };
-    let (mut gone, mut new) = (claims(before), claims(now));
-    if let (Some(before), Some(now)) = (before, now)
-        && before.service == now.service
-    {
-        (gone, new) = (without(&gone, &new), without(&new, &gone));
-    }
-    if let Some(before) = before {
-        let gone = gone.into_iter().map(|(ip, claim)| (ip, Delta::Remove(claim)));
-        out.entry(before.service.clone()).or_default().extend(gone);
-    }
-    if let Some(now) = now {
-        let new = new.into_iter().map(|(ip, claim)| (ip, Delta::Add(claim)));
-        out.entry(now.service.clone()).or_default().extend(new);
-    }
-}
-
-/// What of one sorted list is not in another, each as often as it is there more often.
-fn without<T: Ord + Clone>(of: &[T], other: &[T]) -> Vec<T> {
-    let mut other = other.iter().peekable();
-    let mut out = vec![];
-    for item in of {
-        while other.next_if(|held| *held < item).is_some() {}
-        if other.next_if(|held| *held == item).is_none() {
-            out.push(item.clone());
-        }
-    }
-    out
-}
-
-fn remote_claim(cluster: &ClusterName, ip: IpAddr, ports: &Arc<Ports>) -> (IpAddr, Claim) {
-    (ip, Claim { cluster: Some(cluster.clone()), active: true, ports: ports.clone() })
-}
-
-/// The difference between two versions of what a cluster shares.
-fn remote_deltas(
-    cluster: &ClusterName,
-    before: Option<&ClusterService>,
-    now: Option<&ClusterService>,
-) -> Vec<(IpAddr, Delta)> {
-    let none = PortsByAddress::default();
-    let (before, now) = (before.map_or(&none, |s| &s.backends), now.map_or(&none, |s| &s.backends));
-    let mut out = vec![];
-    for (ip, before, now) in before.changes(now) {
-        let delta = |ports, delta: fn(Claim) -> Delta| (ip, delta(remote_claim(cluster, ip, ports).1));
-        out.extend(before.map(|ports| delta(ports, Delta::Remove)));
-        out.extend(now.map(|ports| delta(ports, Delta::Add)));
-    }
-    out
 }
 
 #[cfg(test)]

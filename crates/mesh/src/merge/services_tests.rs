@@ -1,13 +1,15 @@
-//! The truth table of behaviours 2.2, affinity 2.3, merge rules 2.4, and a property test against a
-//! slow, obvious recomputation.
+//! The rows of behaviours 2.2 (who sees whose backends), 2.3 (selection), 2.4 (merge rules) and 2.5
+//! (fields of Services), by name.
 
 use causeway_model::{
-    Affinity, ClusterId, EndpointConditions, MaxClusters, Protocol, ServicePort, SessionAffinity, Sharing,
-    SliceEndpoint, SlicePort,
+    Affinity, BackendZone, ClusterId, EndpointConditions, MaxClusters, Port, Ports, PortsByAddress,
+    Preference, Protocol, ServicePort, Sharing, SliceEndpoint, SlicePort, TrafficPolicy,
 };
-use proptest::prelude::*;
 
 use super::*;
+
+#[path = "services_selection_tests.rs"]
+mod selection;
 
 fn key() -> ServiceKey {
     ServiceKey { namespace: "shop".into(), name: "web".into() }
@@ -23,17 +25,10 @@ fn sharing(global: bool, affinity: Affinity) -> Sharing {
 
 fn service(sharing: Sharing) -> Service {
     Service {
-        key: key(),
-        kind: ServiceType::ClusterIP,
         cluster_ips: vec!["10.96.0.1".parse().unwrap()],
-        headless: false,
-        external_ips: vec![],
-        load_balancer_ips: vec![],
         ports: vec![port("http", Protocol::TCP, 80, 0)],
-        session_affinity: SessionAffinity::None,
-        labels: Default::default(),
-        selector: Default::default(),
         sharing,
+        ..Service::new(key())
     }
 }
 
@@ -60,6 +55,8 @@ fn slice(name: &str, port: &str, endpoints: &[(&str, char)]) -> EndpointSlice {
         service: key(),
         endpoints: endpoints.iter().map(endpoint).collect(),
         ports: vec![SlicePort { name: port.into(), protocol: Protocol::TCP, port: 8080 }],
+        source_cluster: None,
+        import: None,
     }
 }
 
@@ -77,6 +74,7 @@ fn remote(n: u8, ports: &[(&str, Protocol, u16)], ips: &[&str]) -> ClusterServic
         frontends: PortsByAddress::default(),
         backends: ips.iter().map(|ip| (ip.parse().unwrap(), ports.clone())).collect(),
         hostnames: BTreeMap::new(),
+        zones: BTreeMap::new(),
         labels: BTreeMap::new(),
         selector: BTreeMap::new(),
         shared: true,
@@ -85,18 +83,30 @@ fn remote(n: u8, ports: &[(&str, Protocol, u16)], ips: &[&str]) -> ClusterServic
 
 const HTTP: &[(&str, Protocol, u16)] = &[("http", Protocol::TCP, 8080)];
 
-/// The backends of the first frontend, as `ip:port[@cluster]`.
+/// Backends as `ip:port[@cluster][*weight]`: those that take new connections, `*1` left out.
+fn taking(list: &[Backend]) -> Vec<String> {
+    let taking = list.iter().filter(|backend| backend.weight > 0);
+    taking
+        .map(|b| {
+            let at = b.cluster.as_ref().map(|c| format!("@{c}")).unwrap_or_default();
+            let weight = if b.weight == 1 { String::new() } else { format!("*{}", b.weight) };
+            format!("{}:{}{at}{weight}", b.address.ip, b.address.port)
+        })
+        .collect()
+}
+
+/// Those of the first frontend that take new connections.
 fn backends(merger: &ServiceMerger) -> Vec<String> {
     let snapshot = merger.snapshot();
     let Some(frontend) = snapshot.values().next() else { return vec!["no frontend".into()] };
-    frontend
-        .backends
-        .iter()
-        .map(|b| {
-            let at = b.cluster.as_ref().map(|c| format!("@{c}")).unwrap_or_default();
-            format!("{}:{}{at}", b.address.ip, b.address.port)
-        })
-        .collect()
+    taking(&frontend.backends)
+}
+
+/// Addresses of the first frontend's backends that only keep what they have.
+fn kept(merger: &ServiceMerger) -> Vec<String> {
+    let snapshot = merger.snapshot();
+    let backends = snapshot.values().next().map(|frontend| frontend.backends.to_vec()).unwrap_or_default();
+    backends.iter().filter(|b| b.weight == 0).map(|b| b.address.ip.to_string()).collect()
 }
 
 fn merger(sharing: Sharing, local: &[(&str, char)], remotes: &[ClusterService]) -> ServiceMerger {
@@ -109,60 +119,199 @@ fn merger(sharing: Sharing, local: &[(&str, char)], remotes: &[ClusterService]) 
     merger
 }
 
+const LOCAL: &str = "10.1.0.1:8080";
+const REMOTE: &str = "10.2.0.1:8080@cls-b";
+
 #[test]
-fn truth_table_of_sharing() {
-    let theirs = remote(1, HTTP, &["10.2.0.1"]);
-    let local = &[("10.1.0.1", 'r')];
-    let both = vec!["10.1.0.1:8080".to_owned(), "10.2.0.1:8080@cls-b".to_owned()];
-    let global = sharing(true, Affinity::None);
-    assert_eq!(backends(&merger(global, local, std::slice::from_ref(&theirs))), both);
-    // A consumer that does not share still consumes.
-    let consumer = Sharing { shared: false, ..global };
-    assert_eq!(backends(&merger(consumer, local, std::slice::from_ref(&theirs))), both);
-    assert_eq!(
-        backends(&merger(sharing(false, Affinity::None), local, std::slice::from_ref(&theirs))),
-        both[..1]
-    );
-    // The other side withdraws, or never had it.
-    let withdrawn = ClusterService { shared: false, ..theirs.clone() };
-    assert_eq!(backends(&merger(global, local, &[theirs.clone(), withdrawn])), both[..1]);
-    assert_eq!(backends(&merger(global, &[], std::slice::from_ref(&theirs))), both[1..]);
-    // Without a local Service there is no frontend.
-    let mut alone = ServiceMerger::new();
-    alone.apply_remote(&cluster(1), Event::Upsert(theirs.clone()));
-    assert_eq!(backends(&alone), ["no frontend"]);
-    // The cluster goes: its backends go, the local ones stay; it comes back.
-    let mut m = merger(global, local, std::slice::from_ref(&theirs));
-    assert_eq!(m.remove_cluster(&cluster(1)).len(), 1);
-    assert_eq!(backends(&m), both[..1]);
-    m.apply_remote(&cluster(1), Event::Upsert(theirs));
-    assert_eq!(backends(&m), both);
+fn rows_of_who_sees_whose_backends() {
+    let (not, both) = (Sharing::default(), sharing(true, Affinity::None));
+    let consumer = Sharing { shared: false, ..both };
+    // What c1 says, whether c2 has it, says it is global and shares it, local pods here; what c1 uses.
+    type Row<'a> = (&'a str, Sharing, Option<Sharing>, bool, &'a [&'a str]);
+    let rows: &[Row<'_>] = &[
+        ("global | global", both, Some(both), true, &[LOCAL, REMOTE]),
+        ("global, shared=false | global", consumer, Some(both), true, &[LOCAL, REMOTE]),
+        ("global | global, shared=false", both, Some(consumer), true, &[LOCAL]),
+        ("global | not global", both, Some(not), true, &[LOCAL]),
+        ("not global | global", not, Some(both), true, &[LOCAL]),
+        ("global | service absent", both, None, true, &[LOCAL]),
+        ("global, no local pods | global with pods", both, Some(both), false, &[REMOTE]),
+    ];
+    for (name, ours, theirs, pods, want) in rows {
+        let local: &[_] = if *pods { &[("10.1.0.1", 'r')] } else { &[] };
+        // Only what is global and shared is written by a cluster.
+        let shared = theirs.is_some_and(|theirs| theirs.global && theirs.shared);
+        let theirs: Vec<_> = shared.then(|| remote(1, HTTP, &["10.2.0.1"])).into_iter().collect();
+        assert_eq!(backends(&merger(*ours, local, &theirs)), *want, "{name}");
+    }
 }
 
 #[test]
-fn affinity_and_terminating() {
-    let theirs = [remote(1, HTTP, &["10.2.0.1"]), remote(2, HTTP, &["10.3.0.1"])];
-    let (r, t) = (("10.1.0.1", 'r'), ("10.1.0.2", 't'));
-    let (l1, l2, b, c) = ("10.1.0.1:8080", "10.1.0.2:8080", "10.2.0.1:8080@cls-b", "10.3.0.1:8080@cls-c");
-    type Case<'a> = (Affinity, &'a [(&'a str, char)], bool, &'a [&'a str]);
-    let cases: &[Case<'_>] = &[
-        (Affinity::None, &[r, t], true, &[l1, b, c]),
-        (Affinity::None, &[t], false, &[l2]),
-        (Affinity::Local, &[r, t], true, &[l1]),
-        (Affinity::Local, &[t], true, &[b, c]),
-        (Affinity::Local, &[t], false, &[l2]),
-        (Affinity::Local, &[], true, &[b, c]),
-        (Affinity::Local, &[("10.1.0.9", 'n')], true, &[b, c]),
-        (Affinity::Remote, &[r], true, &[b, c]),
-        (Affinity::Remote, &[r, t], false, &[l1]),
-        (Affinity::Remote, &[t], false, &[l2]),
-        (Affinity::Remote, &[], false, &[]),
-    ];
-    for (affinity, local, with_remote, want) in cases {
-        let remotes: &[_] = if *with_remote { &theirs } else { &[] };
-        let m = merger(sharing(true, *affinity), local, remotes);
-        assert_eq!(backends(&m), *want, "{affinity:?} {local:?} {with_remote}");
+fn withdrawing_and_disconnecting() {
+    let theirs = remote(1, HTTP, &["10.2.0.1"]);
+    let (global, local) = (sharing(true, Affinity::None), &[("10.1.0.1", 'r')]);
+    let withdrawn = ClusterService { shared: false, ..theirs.clone() };
+    assert_eq!(backends(&merger(global, local, &[theirs.clone(), withdrawn])), [LOCAL]);
+    // "service absent | global": without a local Service there is no frontend.
+    let mut alone = ServiceMerger::new();
+    alone.apply_remote(&cluster(1), Event::Upsert(theirs.clone()));
+    assert_eq!(backends(&alone), ["no frontend"]);
+    // One cluster goes: its backends go, those of others stay; it comes back.
+    let mut m = merger(global, local, &[theirs.clone(), remote(2, HTTP, &["10.3.0.1"])]);
+    assert_eq!(m.remove_cluster(&cluster(1)).len(), 1);
+    assert_eq!(backends(&m), [LOCAL, "10.3.0.1:8080@cls-c"]);
+    m.apply_remote(&cluster(1), Event::Upsert(theirs));
+    assert_eq!(backends(&m), [LOCAL, REMOTE, "10.3.0.1:8080@cls-c"]);
+    // An update of one cluster replaces the set of that cluster only.
+    m.apply_remote(&cluster(2), Event::Upsert(remote(2, HTTP, &["10.3.0.2"])));
+    assert_eq!(backends(&m), [LOCAL, REMOTE, "10.3.0.2:8080@cls-c"]);
+}
+
+fn silent(merger: &mut ServiceMerger, ips: &[&str]) {
+    merger.apply_unreachable(ips.iter().map(|ip| (ip.parse().unwrap(), true)));
+}
+
+#[test]
+fn several_service_ports_on_one_target_port_keep_their_remote_backends() {
+    let mut m = ServiceMerger::new();
+    let mut svc = service(sharing(true, Affinity::None));
+    svc.ports = vec![port("http", Protocol::TCP, 80, 0), port("admin", Protocol::TCP, 81, 0)];
+    m.apply_service(Event::Upsert(svc));
+    let ports = &[("admin", Protocol::TCP, 8080), ("http", Protocol::TCP, 8080)];
+    m.apply_remote(&cluster(1), Event::Upsert(remote(1, ports, &["10.2.0.1"])));
+    let all = m.snapshot();
+    let lists: Vec<_> =
+        all.values().map(|frontend| (frontend.address.port, taking(&frontend.backends))).collect();
+    assert_eq!(lists, [(80, vec![REMOTE.to_owned()]), (81, vec![REMOTE.to_owned()])]);
+}
+
+#[test]
+fn balancing_goes_with_the_frontends() {
+    use causeway_model::lb::{Algorithm, Forwarding};
+    let mut m = ServiceMerger::at(Location { node_label: Some("edge".into()), ..Location::default() });
+    let mut svc = service(Sharing::default());
+    svc.kind = ServiceType::LoadBalancer;
+    svc.load_balancer_ips = vec!["203.0.113.5".parse().unwrap()];
+    svc.external_ips = vec!["198.51.100.7".parse().unwrap()];
+    let balancing = Balancing {
+        affinity_seconds: 60,
+        algorithm: Some(Algorithm::Maglev),
+        forwarding: Some(Forwarding::Dsr),
+        source_ranges: vec!["10.0.0.0/8".parse().unwrap()],
+        deny_source_ranges: true,
+    };
+    svc.balancing = Arc::new(balancing.clone());
+    m.apply_service(Event::Upsert(svc.clone()));
+    let open = Balancing { source_ranges: vec![], deny_source_ranges: false, ..balancing.clone() };
+    let all = |m: &ServiceMerger| -> Vec<_> {
+        m.snapshot().into_values().map(|f| (f.kind, Balancing::clone(&f.balancing))).collect()
+    };
+    let (external, balancer) =
+        ((FrontendKind::ExternalIP, open.clone()), (FrontendKind::LoadBalancer, balancing));
+    assert_eq!(all(&m), [(FrontendKind::ClusterIP, open.clone()), external, balancer.clone()]);
+    // A change of it alone is a change.
+    svc.balancing = Arc::new(open.clone());
+    assert_eq!(m.apply_service(Event::Upsert(svc.clone())).len(), 1);
+    // Only some kinds; only some nodes.
+    svc.exposed = causeway_model::Exposure(vec![FrontendKind::ClusterIP]);
+    m.apply_service(Event::Upsert(svc.clone()));
+    assert_eq!(all(&m), [(FrontendKind::ClusterIP, open.clone())]);
+    svc.exposed = causeway_model::Exposure::default();
+    for (label, frontends) in [(None, 3), (Some("edge"), 3), (Some("core"), 1)] {
+        svc.node_label = label.map(ToOwned::to_owned);
+        m.apply_service(Event::Upsert(svc.clone()));
+        assert_eq!(m.snapshot().len(), frontends, "{label:?}");
     }
+}
+
+#[test]
+fn a_pod_has_its_ports_of_the_node_unless_a_service_wants_them() {
+    use causeway_model::PodRef;
+    use causeway_model::lb::{HostPort, HostPorts};
+    let l4 = |text: &str| {
+        let address: std::net::SocketAddr = text.parse().unwrap();
+        L4Addr { ip: address.ip(), port: address.port(), protocol: Protocol::TCP }
+    };
+    let pod = |name: &str, ip: &str, port: &str| HostPorts {
+        pod: PodRef { namespace: "shop".into(), name: name.into() },
+        ports: vec![HostPort { address: l4(port), backend: l4(ip) }],
+    };
+    let mut m = ServiceMerger::new();
+    let one = pod("web", "10.1.0.5:80", "0.0.0.0:8080");
+    assert_eq!(m.apply_host_ports(Event::Upsert(one.clone())).len(), 1);
+    assert!(m.apply_host_ports(Event::Upsert(one.clone())).is_empty());
+    // A Service of the pod's name is another thing.
+    m.apply_service(Event::Upsert(service(Sharing::default())));
+    let has = |m: &ServiceMerger| {
+        let frontend = m.snapshot().remove(&l4("0.0.0.0:8080")).unwrap();
+        (frontend.kind, taking(&frontend.backends).join(" "))
+    };
+    assert_eq!(has(&m), (FrontendKind::HostPort, "10.1.0.5:80".to_owned()));
+    // Another pod waits for the port, which a pod that is gone gives up.
+    assert!(m.apply_host_ports(Event::Upsert(pod("zeta", "10.1.0.6:80", "0.0.0.0:8080"))).is_empty());
+    let view = m.explain(&pod("zeta", "10.1.0.6:80", "0.0.0.0:8080").key()).unwrap();
+    assert_eq!(view.frontends[0].held_by.as_deref(), Some("shop/web:host-port"));
+    assert_eq!(m.apply_host_ports(Event::Remove(one.key())).len(), 1);
+    assert_eq!(has(&m).1, "10.1.0.6:80");
+    // A Service goes before.
+    let mut svc = service(Sharing::default());
+    svc.external_ips = vec!["0.0.0.0".parse().unwrap()];
+    svc.ports[0].port = 8080;
+    m.apply_service(Event::Upsert(svc));
+    assert_eq!(has(&m).0, FrontendKind::ExternalIP);
+}
+
+#[test]
+fn every_candidate_has_its_reason() {
+    let remotes =
+        [remote(1, HTTP, &["10.2.0.1", "10.1.0.1"]), remote(2, &[("grpc", Protocol::TCP, 9)], &["10.3.0.1"])];
+    let local = &[("10.1.0.1", 'r'), ("10.1.0.2", 't'), ("10.1.0.3", 'n'), ("10.1.0.4", 'r')];
+    let mut m = merger(sharing(true, Affinity::Local), local, &remotes);
+    silent(&mut m, &["10.1.0.4"]);
+    let view = m.explain(&key()).unwrap();
+    assert_eq!((view.kind.as_str(), view.preference.as_str()), ("ClusterIP", "affinity local"));
+    let told: Vec<_> = view.frontends[0]
+        .backends
+        .iter()
+        .map(|b| {
+            let cluster = b.cluster.as_deref().unwrap_or("local");
+            format!(
+                "{} {cluster} {} {}: {}",
+                b.address,
+                b.state.as_str(),
+                b.share,
+                b.reason.as_deref().unwrap_or("wins")
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "10.1.0.1:8080/TCP local active 1: wins",
+            "10.1.0.1:8080/TCP cls-b active 0: the address is named by this cluster or by one that goes before",
+            "10.1.0.2:8080/TCP local terminating 0: it is terminating, and others are not",
+            "10.1.0.4:8080/TCP local unreachable 0: its node does not answer",
+            "10.2.0.1:8080/TCP cls-b active 0: this cluster goes before it",
+            "10.3.0.1:9/TCP cls-c active 0: it has no port of the name \"http\"",
+            "10.1.0.3:0/TCP local not-ready 0: it is not ready",
+        ]
+    );
+    let counts: Vec<_> = m.backend_counts(&key()).unwrap().into_iter().collect();
+    assert_eq!(
+        counts,
+        [
+            ((None, BackendState::Active), 1),
+            ((None, BackendState::Terminating), 1),
+            ((None, BackendState::Unreachable), 1),
+            ((Some(cluster(1)), BackendState::Active), 1),
+        ]
+    );
+    // Another cluster's backends of a service that is not global are told of too.
+    m.apply_service(Event::Upsert(service(Sharing::default())));
+    let view = m.explain(&key()).unwrap();
+    let last = view.frontends[0].backends.last().unwrap();
+    assert_eq!(last.reason.as_deref(), Some("the service of this cluster is not global"));
+    assert_eq!(m.explain(&ServiceKey { namespace: "shop".into(), name: "none".into() }), None);
 }
 
 #[test]
@@ -228,164 +377,4 @@ fn every_address_of_a_service_is_a_frontend() {
         m.apply_service(Event::Upsert(gone));
         assert!(m.snapshot().values().all(|f| f.service.name == "a-thief"));
     }
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Service(u8, Option<(bool, u8)>),
-    Slice(u8, u8, Option<Vec<(u8, char)>>),
-    Remote(u8, u8, Option<Vec<u8>>),
-    RemoveCluster(u8),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let state = prop_oneof![Just('r'), Just('t'), Just('n')];
-    let step = prop_oneof![
-        3 => (0u8..2, prop::option::weighted(0.8, (any::<bool>(), 0u8..3))).prop_map(|(s, v)| Step::Service(s, v)),
-        4 => (0u8..2, 0u8..2, prop::option::weighted(0.8, prop::collection::vec((0u8..6, state), 0..4)))
-            .prop_map(|(n, s, v)| Step::Slice(n, s, v)),
-        4 => (1u8..3, 0u8..2, prop::option::weighted(0.8, prop::collection::vec(0u8..6, 0..4)))
-            .prop_map(|(c, s, v)| Step::Remote(c, s, v)),
-        1 => (1u8..3).prop_map(Step::RemoveCluster),
-    ];
-    prop::collection::vec(step, 0..60)
-}
-
-fn key_of(s: u8) -> ServiceKey {
-    ServiceKey { namespace: "shop".into(), name: format!("s{s}") }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
-    #[test]
-    fn equals_the_recomputation(steps in steps()) {
-        let mut merger = ServiceMerger::new();
-        let mut services: BTreeMap<ServiceKey, Service> = BTreeMap::new();
-        let mut slices: BTreeMap<SliceKey, EndpointSlice> = BTreeMap::new();
-        let mut remotes: BTreeMap<(ClusterName, ServiceKey), ClusterService> = BTreeMap::new();
-        let mut programmed: BTreeMap<L4Addr, Frontend> = BTreeMap::new();
-        for step in steps {
-            let out = match step {
-                Step::Service(s, Some((global, affinity))) => {
-                    let affinity = [Affinity::None, Affinity::Local, Affinity::Remote][usize::from(affinity)];
-                    let mut svc = service(sharing(global, affinity));
-                    svc.key = key_of(s);
-                    svc.cluster_ips = vec![format!("10.96.0.{s}").parse().unwrap()];
-                    // Both services claim this one.
-                    svc.external_ips = vec!["198.51.100.7".parse().unwrap()];
-                    svc.ports[0].node_port = 30_000 + u16::from(s);
-                    services.insert(svc.key.clone(), svc.clone());
-                    merger.apply_service(Event::Upsert(svc))
-                }
-                Step::Service(s, None) => {
-                    services.remove(&key_of(s));
-                    merger.apply_service(Event::Remove(key_of(s)))
-                }
-                Step::Slice(n, s, endpoints) => {
-                    let name = format!("slice{n}");
-                    let key = SliceKey { namespace: "shop".into(), name: name.clone() };
-                    match endpoints {
-                        Some(endpoints) => {
-                            let list: Vec<_> = endpoints.iter().map(|(h, state)| (format!("10.1.0.{h}"), *state)).collect();
-                            let list: Vec<_> = list.iter().map(|(ip, state)| (ip.as_str(), *state)).collect();
-                            let mut slice = slice(&name, "http", &list);
-                            slice.service = key_of(s);
-                            slices.insert(key, slice.clone());
-                            merger.apply_slice(Event::Upsert(slice))
-                        }
-                        None => {
-                            slices.remove(&key);
-                            merger.apply_slice(Event::Remove(key))
-                        }
-                    }
-                }
-                Step::Remote(c, s, Some(hosts)) => {
-                    // Host 0 to 2 are addresses of this cluster's pods too.
-                    let ips: Vec<_> = hosts.iter().map(|h| if *h < 3 { format!("10.1.0.{h}") } else { format!("10.{c}.0.{h}") }).collect();
-                    let ips: Vec<_> = ips.iter().map(String::as_str).collect();
-                    let mut shared = remote(c, HTTP, &ips);
-                    shared.key = key_of(s);
-                    remotes.insert((cluster(c), key_of(s)), shared.clone());
-                    merger.apply_remote(&cluster(c), Event::Upsert(shared))
-                }
-                Step::Remote(c, s, None) => {
-                    remotes.remove(&(cluster(c), key_of(s)));
-                    merger.apply_remote(&cluster(c), Event::Remove((cluster(c), key_of(s))))
-                }
-                Step::RemoveCluster(c) => {
-                    remotes.retain(|(name, _), _| *name != cluster(c));
-                    merger.remove_cluster(&cluster(c))
-                }
-            };
-            for event in out {
-                match event {
-                    Event::Upsert(frontend) => {
-                        prop_assert_ne!(programmed.insert(frontend.address, frontend.clone()), Some(frontend), "a change that changes nothing");
-                    }
-                    Event::Remove(address) => prop_assert!(programmed.remove(&address).is_some()),
-                    Event::Reset | Event::Synced => prop_assert!(false, "only differences come out"),
-                }
-            }
-            prop_assert_eq!(&programmed, &merger.snapshot());
-            prop_assert_eq!(&programmed, &reference(&services, &slices, &remotes));
-        }
-    }
-}
-
-/// The rules of behaviours 2.2 to 2.4 written down once more, over all objects at once.
-fn reference(
-    services: &BTreeMap<ServiceKey, Service>,
-    slices: &BTreeMap<SliceKey, EndpointSlice>,
-    remotes: &BTreeMap<(ClusterName, ServiceKey), ClusterService>,
-) -> BTreeMap<L4Addr, Frontend> {
-    let mut out = BTreeMap::new();
-    let tcp = |ip: IpAddr, port| L4Addr { ip, port, protocol: Protocol::TCP };
-    for (key, service) in services {
-        let mut active: BTreeSet<IpAddr> = BTreeSet::new();
-        let mut terminating: BTreeSet<IpAddr> = BTreeSet::new();
-        for endpoint in
-            slices.values().filter(|slice| slice.service == *key).flat_map(|slice| &slice.endpoints)
-        {
-            if endpoint.conditions.ready {
-                active.extend(&endpoint.addresses);
-            } else if endpoint.conditions.serving {
-                terminating.extend(&endpoint.addresses);
-            }
-        }
-        let mut theirs: BTreeMap<IpAddr, ClusterName> = BTreeMap::new();
-        for ((name, of), shared) in remotes.iter().filter(|_| service.sharing.global) {
-            for (ip, _) in shared.backends.iter().filter(|_| of == key) {
-                if !active.contains(&ip) && !terminating.contains(&ip) {
-                    theirs.entry(ip).or_insert_with(|| name.clone());
-                }
-            }
-        }
-        let local = |set: &BTreeSet<IpAddr>| -> Vec<Backend> {
-            set.iter().map(|ip| Backend::new(tcp(*ip, 8080), None)).collect()
-        };
-        let only_terminating: BTreeSet<_> = terminating.difference(&active).copied().collect();
-        let remote: Vec<Backend> =
-            theirs.into_iter().map(|(ip, name)| Backend::new(tcp(ip, 8080), Some(name))).collect();
-        let mut chosen = match service.sharing.affinity {
-            Affinity::Local if !active.is_empty() => local(&active),
-            Affinity::Remote if !remote.is_empty() => remote,
-            Affinity::Local => remote,
-            _ => [local(&active), remote].concat(),
-        };
-        if chosen.is_empty() {
-            chosen = local(&only_terminating);
-        }
-        chosen.sort();
-        let mut addresses: Vec<_> =
-            service.cluster_ips.iter().map(|ip| (tcp(*ip, 80), FrontendKind::ClusterIP)).collect();
-        addresses.extend(service.external_ips.iter().map(|ip| (tcp(*ip, 80), FrontendKind::ExternalIP)));
-        let node_port = service.ports[0].node_port;
-        addresses.push((tcp("0.0.0.0".parse().unwrap(), node_port), FrontendKind::NodePort));
-        for (address, kind) in addresses {
-            // Services in key order: the first one keeps what several claim.
-            let frontend = Frontend { kind, ..Frontend::new(address, key.clone(), chosen.clone()) };
-            out.entry(address).or_insert(frontend);
-        }
-    }
-    out
 }

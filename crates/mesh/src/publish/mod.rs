@@ -12,7 +12,7 @@ mod sinks;
 mod table;
 mod task;
 
-use bytes::Bytes;
+use causeway_kvstore::Value;
 use causeway_model::{
     ClusterConfig, ClusterInfo, ClusterService, EndpointSlice, Event, ExportRequest, Identity, IpEntry,
     Keyed, Node, Service, ServiceExport, ServiceKey,
@@ -37,8 +37,8 @@ pub enum Op {
     Put {
         /// The key.
         key: String,
-        /// The value.
-        value: Bytes,
+        /// The value; what is wanted and what is stored are one copy.
+        value: Value,
     },
     /// Remove the key.
     Delete {
@@ -105,7 +105,7 @@ impl Publisher {
     }
 
     /// Every key of a kind with its value, in key order.
-    pub fn desired(&self, kind: Kind) -> impl Iterator<Item = (String, Bytes)> {
+    pub fn desired(&self, kind: Kind) -> impl Iterator<Item = (String, Value)> {
         self.tables[index(kind)].iter()
     }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use causeway_model::{
-    ClusterInfo, ClusterService, Collection, EndpointSlice, Event, Port, Ports, Service, ServiceKey,
-    ServiceType, SliceKey,
+    BackendZone, ClusterInfo, ClusterService, Collection, EndpointSlice, Event, Port, Ports, Service,
+    ServiceKey, ServiceType, SliceKey,
 };
 
 /// Joins the two listings. Nothing comes out before both are complete: a store that still holds an
@@ -94,7 +94,7 @@ impl ServiceJoin {
             }
         }
         let mut backends = vec![];
-        let mut hostnames = BTreeMap::new();
+        let (mut hostnames, mut zones) = (BTreeMap::new(), BTreeMap::new());
         let slices = self.slices_of.get(&service.key).into_iter().flatten();
         for slice in slices.filter_map(|key| self.slices.get(key)) {
             let named = slice.ports.iter();
@@ -108,6 +108,11 @@ impl ServiceJoin {
                     if !endpoint.hostname.is_empty() {
                         hostnames.insert(*ip, endpoint.hostname.clone());
                     }
+                    if !endpoint.for_zones.is_empty() {
+                        let zone = endpoint.zone.clone().unwrap_or_default();
+                        let zone = BackendZone { zone, for_zones: endpoint.for_zones.clone() };
+                        zones.insert(*ip, Arc::new(zone));
+                    }
                 }
             }
         }
@@ -118,6 +123,7 @@ impl ServiceJoin {
             frontends: frontends.into_iter().collect(),
             backends: backends.into_iter().collect(),
             hostnames,
+            zones,
             labels: service.labels.clone(),
             selector: service.selector.clone(),
             shared: true,

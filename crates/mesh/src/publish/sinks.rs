@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use causeway_kvstore::client::ClientError;
 use causeway_kvstore::pb::request_op::Request;
-use causeway_kvstore::{Error, KeyRange, Store, WatchOptions, pb};
+use causeway_kvstore::{Error, KeyRange, Store, WatchOptions, WriteOp, pb};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
@@ -20,7 +20,8 @@ pub struct StoreSink(pub Store);
 pub(super) fn transaction(ops: Vec<Op>, lease: i64) -> pb::TxnRequest {
     let request = |op| match op {
         Op::Put { key, value } => {
-            Request::RequestPut(pb::PutRequest { key: key.into(), value, lease, ..Default::default() })
+            let (key, value) = (key.into(), (&value).into());
+            Request::RequestPut(pb::PutRequest { key, value, lease, ..Default::default() })
         }
         Op::Delete { key } => {
             Request::RequestDeleteRange(pb::DeleteRangeRequest { key: key.into(), ..Default::default() })
@@ -69,7 +70,12 @@ impl From<ClientError> for SinkError {
 
 impl Sink for StoreSink {
     async fn write(&self, ops: Vec<Op>, lease: i64) -> Result<(), SinkError> {
-        Ok(self.0.staged().txn(transaction(ops, lease)).done().await.map(drop)?)
+        let write = |op| match op {
+            Op::Put { key, value } => WriteOp::Put(key.into(), value),
+            Op::Delete { key } => WriteOp::Delete(key.into()),
+        };
+        let ops = ops.into_iter().map(write).collect();
+        Ok(self.0.staged().apply_leased(ops, lease).done().await.map(drop)?)
     }
     async fn keys(&self, prefix: &str) -> Result<Vec<String>, SinkError> {
         Ok(self.0.range(&keys_only(prefix)).map(key_texts)?)

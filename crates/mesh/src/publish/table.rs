@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
+use causeway_kvstore::Value;
 
 use super::Op;
 
@@ -11,8 +11,8 @@ use super::Op;
 pub(super) struct Table {
     prefix: String,
     /// By what follows the prefix. There may be a hundred thousand, and all are kept in case that the lease is
-    /// lost: each in memory of its own that is not larger than need be.
-    desired: BTreeMap<Box<str>, Box<[u8]>>,
+    /// lost: of each value the embedded store has no other copy.
+    desired: BTreeMap<Box<str>, Value>,
     stale: Option<BTreeSet<Box<str>>>,
     synced: bool,
 }
@@ -26,8 +26,8 @@ impl Table {
         self.synced
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (String, Bytes)> {
-        self.desired.iter().map(|(suffix, value)| (self.key(suffix), Bytes::copy_from_slice(value)))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (String, Value)> {
+        self.desired.iter().map(|(suffix, value)| (self.key(suffix), value.clone()))
     }
 
     fn key(&self, suffix: &str) -> String {
@@ -47,14 +47,14 @@ impl Table {
     }
 
     /// Nothing if the value is the one already wanted.
-    pub(super) fn put(&mut self, suffix: &str, value: Bytes) -> Option<Op> {
+    pub(super) fn put(&mut self, suffix: &str, value: Value) -> Option<Op> {
         if let Some(stale) = &mut self.stale {
             stale.remove(suffix);
         }
-        if self.desired.get(suffix).is_some_and(|held| **held == *value) {
+        if self.desired.get(suffix) == Some(&value) {
             return None;
         }
-        self.desired.insert(suffix.into(), value.as_ref().into());
+        self.desired.insert(suffix.into(), value.clone());
         Some(Op::Put { key: self.key(suffix), value })
     }
 
@@ -69,6 +69,10 @@ impl Table {
         self.synced = true;
         let stale = self.stale.take().unwrap_or_default();
         let gone = stale.into_iter().filter(|suffix| self.desired.remove(suffix).is_some());
-        gone.map(|suffix| format!("{}{suffix}", self.prefix)).map(|key| Op::Delete { key }).collect()
+        let gone =
+            gone.map(|suffix| format!("{}{suffix}", self.prefix)).map(|key| Op::Delete { key }).collect();
+        // A tree that grew key by key is two fifths empty; built at once it is full.
+        self.desired = std::mem::take(&mut self.desired).into_iter().collect();
+        gone
     }
 }

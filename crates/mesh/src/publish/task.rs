@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use causeway_kvstore::Value;
 use causeway_model::{EndpointSlice, Event, ExportRequest, Identity, IpEntry, Node, Service};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, StreamExt};
@@ -170,7 +170,7 @@ struct Task<S> {
 struct Waiting {
     kind: Kind,
     /// The value; `None` deletes the key.
-    value: Option<Bytes>,
+    value: Option<Value>,
     /// When the first change of the key since the last write came.
     since: Instant,
 }
@@ -256,7 +256,7 @@ impl<S: Sink> Task<S> {
         }
     }
 
-    fn queue(&mut self, key: String, value: Option<Bytes>) {
+    fn queue(&mut self, key: String, value: Option<Value>) {
         let Some(kind) = keys::kind(&key) else {
             debug_assert!(false, "{key} is no key of data");
             return;
@@ -340,7 +340,7 @@ impl<S: Sink> Task<S> {
         let mut bytes = 0;
         let fits = |(key, waiting): &(&String, &Waiting)| {
             let before = bytes;
-            bytes += key.len() + waiting.value.as_ref().map_or(0, Bytes::len);
+            bytes += key.len() + waiting.value.as_deref().map_or(0, <[u8]>::len);
             before < BATCH_BYTES
         };
         let op = |(key, waiting): (&String, &Waiting)| match &waiting.value {
@@ -382,9 +382,9 @@ impl<S: Sink> Task<S> {
             return;
         }
         let key = keys::cluster_config(&self.publisher.info().name);
-        let value = Bytes::from(config::encode(&self.publisher.config()));
+        let value = Value::from(config::encode(&self.publisher.config()));
         match self.sink.get(&key).await {
-            Ok(Some((found, lease))) if found == value && Some(lease) == self.lease => {}
+            Ok(Some((found, lease))) if *found == *value && Some(lease) == self.lease => {}
             Ok(_) => self.head.push_back(Op::Put { key, value }),
             Err(error) => self.failed(&error),
         }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use causeway_model::{ClusterId, ClusterInfo, ClusterName, MaxClusters, NumericIdentity};
 use futures::StreamExt;
 use tokio::sync::mpsc;
@@ -44,7 +45,7 @@ impl Sink for FakeSink {
             for op in ops {
                 s.log.push(op.key().to_owned());
                 match op {
-                    Op::Put { key, value } => drop(s.data.insert(key, (value, lease))),
+                    Op::Put { key, value } => drop(s.data.insert(key, ((&value).into(), lease))),
                     Op::Delete { key } => drop(s.data.remove(&key)),
                 }
             }

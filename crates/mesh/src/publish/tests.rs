@@ -59,12 +59,7 @@ fn a_relist_removes_what_it_does_not_name() {
 
 fn service(sharing: Sharing, ips: &[&str]) -> Service {
     Service {
-        key: ServiceKey { namespace: "shop".into(), name: "web".into() },
-        kind: ServiceType::ClusterIP,
         cluster_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-        headless: false,
-        external_ips: vec![],
-        load_balancer_ips: vec![],
         ports: vec![ServicePort {
             name: String::new(),
             protocol: Protocol::TCP,
@@ -72,10 +67,8 @@ fn service(sharing: Sharing, ips: &[&str]) -> Service {
             port: 80,
             node_port: 0,
         }],
-        session_affinity: SessionAffinity::None,
-        labels: Default::default(),
-        selector: Default::default(),
         sharing,
+        ..Service::new(ServiceKey { namespace: "shop".into(), name: "web".into() })
     }
 }
 

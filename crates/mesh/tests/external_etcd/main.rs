@@ -74,7 +74,7 @@ impl Publishing {
     }
 
     fn wanted(&self) -> BTreeMap<String, Bytes> {
-        self.wanted.desired(Kind::Ip).collect()
+        self.wanted.desired(Kind::Ip).map(|(key, value)| (key, (&value).into())).collect()
     }
 
     async fn until(&mut self, what: &str, reached: impl FnMut(&PublishStatus) -> bool) {

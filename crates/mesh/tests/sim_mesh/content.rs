@@ -58,6 +58,7 @@ pub(crate) fn entry(from: &ClusterInfo, index: usize, kind: Kind, n: usize, vers
                     .into_iter()
                     .collect(),
                 hostnames: [].into(),
+                zones: [].into(),
                 labels: [("v".to_owned(), text)].into(),
                 selector: [].into(),
                 shared: is_shared(version),

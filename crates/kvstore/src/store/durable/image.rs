@@ -122,7 +122,7 @@ impl State {
                 Some(value) => {
                     let lease = change.lease;
                     let put = pb::PutRequest { key: change.key, value, lease, ..Default::default() };
-                    self.put(put, &mut write);
+                    self.put((&put).into(), &mut write);
                 }
                 None => drop(
                     self.delete(&Key::from(&change.key[..]), &mut write)

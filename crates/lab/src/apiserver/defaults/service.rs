@@ -1,4 +1,4 @@
-//! Defaults of services and their endpoints. Addresses and node ports are not defaults: see `allocate`.
+//! Defaults of services and their endpoints. Addresses, their families and node ports are not defaults: see `allocate`.
 
 use serde_json::{Value, json};
 
@@ -25,8 +25,6 @@ pub fn service(v: &mut Value) {
     }
     if kind != "ExternalName" {
         default_text(spec, "internalTrafficPolicy", "Cluster");
-        default(spec, "ipFamilies", json!(["IPv4"]));
-        default_text(spec, "ipFamilyPolicy", "SingleStack");
     }
     if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
         default_text(spec, "externalTrafficPolicy", "Cluster");

@@ -52,6 +52,11 @@ pub fn service(v: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
     {
         errors.invalid("spec.clusterIPs", spec["clusterIPs"].clone(), "first value must match `clusterIP`");
     }
+    for (i, ip) in list(spec, "clusterIPs").iter().enumerate().skip(1) {
+        if ip.as_str().is_none_or(|text| text.parse::<IpAddr>().is_err()) {
+            errors.invalid(format!("spec.clusterIPs[{i}]"), ip.clone(), "must be a valid IP address");
+        }
+    }
     ports(spec, kind, cluster_ip, errors);
     if let Some(old) = old {
         let (was, had) = (text(old, "spec.type"), text(old, "spec.clusterIP"));

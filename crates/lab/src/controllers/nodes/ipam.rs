@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use serde_json::json;
@@ -15,15 +15,15 @@ use crate::controllers::base::recorder::Recorder;
 use crate::controllers::base::writes::Writes;
 
 /// Pod CIDRs of a node.
-fn held(node: &Node) -> Vec<Ipv4Net> {
+fn held(node: &Node) -> Vec<IpNet> {
     let Some(spec) = &node.spec else { return Vec::new() };
     let all = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
     all.filter_map(|c| c.parse().ok()).collect()
 }
 
 /// The first part of `cluster` with `mask` bits that overlaps none in use.
-fn free(cluster: Ipv4Net, mask: u8, used: &[Ipv4Net]) -> Option<Ipv4Net> {
-    let overlaps = |a: &Ipv4Net, b: &Ipv4Net| a.contains(b) || b.contains(a);
+fn free(cluster: IpNet, mask: u8, used: &[IpNet]) -> Option<IpNet> {
+    let overlaps = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
     cluster.subnets(mask).ok()?.find(|part| !used.iter().any(|u| overlaps(part, u)))
 }
 
@@ -32,7 +32,7 @@ struct Controller {
     writes: Writes,
     events: Recorder,
     /// Given by name of the node and not shown by the store yet.
-    given: Mutex<HashMap<String, Ipv4Net>>,
+    given: Mutex<HashMap<String, Vec<IpNet>>>,
 }
 
 /// Starts listening; the future works until shutdown.
@@ -66,27 +66,33 @@ impl Controller {
         let Some(node) = self.shared.nodes.get(&key).filter(|n| held(n).is_empty()) else { return Ok(None) };
         let config = &self.shared.config;
         let nodes = self.shared.nodes.all();
-        let part = {
+        let parts = {
             let mut given = self.given.lock().unwrap_or_else(|e| e.into_inner());
             given.retain(|name, _| nodes.iter().any(|n| n.name_any() == *name && held(n).is_empty()));
-            let used: Vec<Ipv4Net> =
-                nodes.iter().flat_map(|n| held(n)).chain(given.values().copied()).collect();
-            let part =
-                given.get(&key.name).copied().or_else(|| free(config.pod_cidr, config.node_cidr_mask, &used));
-            part.inspect(|p| {
-                given.insert(key.name.clone(), *p);
+            let used: Vec<IpNet> =
+                nodes.iter().flat_map(|n| held(n)).chain(given.values().flatten().copied()).collect();
+            let part = |(range, mask): (IpNet, u8)| free(range, mask, &used).ok_or((range, mask));
+            let parts = match given.get(&key.name) {
+                Some(parts) => Ok(parts.clone()),
+                None => config.pod_ranges().into_iter().map(part).collect::<Result<Vec<_>, _>>(),
+            };
+            parts.inspect(|parts| {
+                given.insert(key.name.clone(), parts.clone());
             })
         };
-        let Some(part) = part else {
-            let message = format!(
-                "Node {key} status is now: CIDRNotAvailable: the pod CIDR {} has no free /{} left; use a larger one for cluster {}",
-                config.pod_cidr, config.node_cidr_mask, config.cluster
-            );
-            self.events.warning(&*node, "CIDRNotAvailable", message);
-            return Ok(None);
+        let parts = match parts {
+            Ok(parts) => parts,
+            Err((range, mask)) => {
+                let message = format!(
+                    "Node {key} status is now: CIDRNotAvailable: the pod CIDR {range} has no free /{mask} left; use a larger one for cluster {}",
+                    config.cluster
+                );
+                self.events.warning(&*node, "CIDRNotAvailable", message);
+                return Ok(None);
+            }
         };
-        let text = part.to_string();
-        self.writes.patch(&*node, json!({"spec": {"podCIDR": text, "podCIDRs": [text]}})).await?;
+        let texts: Vec<String> = parts.iter().map(ToString::to_string).collect();
+        self.writes.patch(&*node, json!({"spec": {"podCIDR": texts[0], "podCIDRs": texts}})).await?;
         Ok(None)
     }
 }
@@ -95,18 +101,22 @@ impl Controller {
 mod tests {
     use super::*;
 
-    fn nets(all: &[&str]) -> Vec<Ipv4Net> {
+    fn nets(all: &[&str]) -> Vec<IpNet> {
         all.iter().map(|n| n.parse().unwrap()).collect()
     }
 
     #[test]
     fn parts_never_overlap() {
-        let cluster: Ipv4Net = "10.1.0.0/22".parse().unwrap();
+        let cluster: IpNet = "10.1.0.0/22".parse().unwrap();
         let next = |used: &[&str]| free(cluster, 24, &nets(used)).map(|n| n.to_string());
         assert_eq!(next(&[]).unwrap(), "10.1.0.0/24");
         assert_eq!(next(&["10.1.0.0/24", "10.1.2.0/24"]).unwrap(), "10.1.1.0/24");
         // Fixed by the topology, of another size.
         assert_eq!(next(&["10.1.0.0/23", "10.1.2.128/25"]).unwrap(), "10.1.3.0/24");
         assert_eq!(next(&["10.1.0.0/23", "10.1.2.0/23"]), None);
+        let v6 =
+            |used: &[&str]| free("fd00:10:1::/48".parse().unwrap(), 64, &nets(used)).unwrap().to_string();
+        assert_eq!(v6(&["10.1.0.0/23"]), "fd00:10:1::/64");
+        assert_eq!(v6(&["fd00:10:1::/64", "10.1.0.0/24", "fd00:10:1:1::/64"]), "fd00:10:1:2::/64");
     }
 }

@@ -74,8 +74,8 @@ pub struct PodPlan {
     pub restart_policy: RestartPolicy,
     /// `terminationGracePeriodSeconds`.
     pub grace: i64,
-    /// Addresses of the node.
-    pub host_ip: String,
+    /// Addresses of the node, the primary first.
+    pub host_ips: Vec<String>,
     /// `qosClass`.
     pub qos: String,
     /// `metadata.generation`.
@@ -84,7 +84,7 @@ pub struct PodPlan {
 
 impl PodPlan {
     /// From a pod of the API. Restart counts of an earlier kubelet go on.
-    pub fn of(pod: &Pod, host_ip: &str) -> Self {
+    pub fn of(pod: &Pod, host_ips: Vec<String>) -> Self {
         let spec = pod.spec.clone().unwrap_or_default();
         let status = pod.status.clone().unwrap_or_default();
         let before: BTreeMap<String, u32> = status
@@ -124,7 +124,7 @@ impl PodPlan {
                 _ => RestartPolicy::Always,
             },
             grace: spec.termination_grace_period_seconds.unwrap_or(30),
-            host_ip: host_ip.to_string(),
+            host_ips,
             qos: status.qos_class.unwrap_or_else(|| "BestEffort".into()),
             generation: meta.generation,
         }

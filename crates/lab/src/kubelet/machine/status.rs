@@ -65,8 +65,8 @@ impl PodMachine {
         PodStatus {
             phase: Some(self.phase().into()),
             conditions: Some(conditions.collect()),
-            host_ip: Some(self.plan.host_ip.clone()),
-            host_ips: Some(vec![HostIP { ip: self.plan.host_ip.clone() }]),
+            host_ip: self.plan.host_ips.first().cloned(),
+            host_ips: Some(self.plan.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
             pod_ip: ips.first().cloned(),
             pod_ips: (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect()),
             start_time: Some(Time(whole(self.started))),

@@ -31,7 +31,7 @@ impl Sim {
             containers,
             restart_policy,
             grace: 30,
-            host_ip: "10.0.0.1".into(),
+            host_ips: vec!["10.0.0.1".into()],
             qos: "BestEffort".into(),
             generation: None,
         };

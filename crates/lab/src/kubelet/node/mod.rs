@@ -82,11 +82,13 @@ fn status(config: &KubeletConfig, network: &Result<(), String>, since: Timestamp
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let image =
         release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"');
+    let internal = config.node_ips().into_iter().map(|ip| ("InternalIP", ip.to_string()));
+    let addresses: Vec<Value> = internal
+        .chain([("Hostname", config.node_name.clone())])
+        .map(|(kind, address)| json!({"type": kind, "address": address}))
+        .collect();
     json!({
-        "addresses": [
-            {"type": "InternalIP", "address": config.node_ip.to_string()},
-            {"type": "Hostname", "address": config.node_name},
-        ],
+        "addresses": addresses,
         "capacity": resources(),
         "allocatable": resources(),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.listen.port()}},

@@ -65,7 +65,7 @@ pub(super) async fn create(
     cgroup::create(&pod_cgroup)
         .map_err(|e| failure("FailedCreatePodContainer", format!("cgroup {}: {e}", pod_cgroup.display())))?;
     if host_network {
-        let sandbox = Sandbox { id: String::new(), pid: None, ips: vec![shared.config.node_ip] };
+        let sandbox = Sandbox { id: String::new(), pid: None, ips: shared.config.node_ips() };
         return Ok((sandbox, None));
     }
     let failed =

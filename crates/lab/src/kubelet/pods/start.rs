@@ -63,7 +63,7 @@ pub(super) async fn start(
     };
     let facts = Facts {
         pod_ips: sandbox.ips.iter().map(IpAddr::to_string).collect(),
-        host_ip: shared.config.node_ip.to_string(),
+        host_ips: shared.config.node_ips().iter().map(IpAddr::to_string).collect(),
         api_host: shared.config.api_host.clone(),
         api_port: shared.config.api_port,
         hostname: hostname.clone(),

@@ -58,7 +58,8 @@ impl Volumes {
         let contents = sources::fetch(client, &id.namespace, &wanted).await.map_err(text)?;
         let tokens =
             self.tokens.lock().await.get(client, pod, volumes::tokens(volume)).await.map_err(text)?;
-        let facts = Facts { host_ip: self.shared.config.node_ip.to_string(), ..Facts::default() };
+        let host_ips = self.shared.config.node_ips().iter().map(ToString::to_string).collect();
+        let facts = Facts { host_ips, ..Facts::default() };
         let payload = Render { pod, facts: &facts, sources: &contents, tokens: &tokens }.volume(volume)?;
         volumes::write_atomic(&self.dir(&id).join(&volume.name), &payload).map_err(|e| e.to_string())
     }

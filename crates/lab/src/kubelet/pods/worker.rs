@@ -56,7 +56,7 @@ pub(super) async fn run(
     let id = PodId::of(&pod);
     let now = Timestamp::now();
     let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
-    let plan = PodPlan::of(&pod, &shared.config.node_ip.to_string());
+    let plan = PodPlan::of(&pod, shared.config.node_ips().iter().map(ToString::to_string).collect());
     shared.logs.add(&id.namespace, &id.name, &id.uid, plan.containers.iter().map(|c| c.name.clone()));
     let (pod_sender, pod_receiver) = watch::channel(pod.clone());
     let (status, statuses) = watch::channel(Value::Null);
