@@ -134,21 +134,21 @@ fn nft(services: u32) -> String {
     let mut text = String::from("table ip kube-proxy {\n");
     let line = |text: &mut String, line: std::fmt::Arguments<'_>| writeln!(text, "{line}").expect("memory");
     for n in 0..BACKENDS {
-        line(&mut text, format_args!("chain ep-{n} {{ meta l4proto tcp dnat to {SERVER}:{} }}", PORT + n));
+        line(&mut text, format_args!("chain ep-{n} {{ meta l4proto tcp dnat to {SERVER}:{}; }}", PORT + n));
     }
     let vmap: Vec<_> = (0..BACKENDS).map(|n| format!("{n} : goto ep-{n}")).collect();
     line(
         &mut text,
-        format_args!("chain svc {{ numgen random mod {BACKENDS} vmap {{ {} }} }}", vmap.join(", ")),
+        format_args!("chain svc {{ numgen random mod {BACKENDS} vmap {{ {} }}; }}", vmap.join(", ")),
     );
-    line(&mut text, format_args!("chain other {{ meta l4proto tcp dnat to {SERVER}:{PORT} }}"));
+    line(&mut text, format_args!("chain other {{ meta l4proto tcp dnat to {SERVER}:{PORT}; }}"));
     line(&mut text, format_args!("map service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict"));
     let mut elements = vec![format!("{SERVICE} . tcp . 80 : goto svc")];
     elements.extend((1..services).map(|n| format!("{} . tcp . 80 : goto other", other(n))));
     line(&mut text, format_args!("elements = {{ {} }}\n}}", elements.join(",\n")));
-    text + "chain services { ip daddr . meta l4proto . th dport vmap @service-ips }
-chain nat-prerouting { type nat hook prerouting priority dstnat; jump services }
-chain nat-postrouting { type nat hook postrouting priority srcnat; meta mark & 0x4000 == 0x4000 masquerade }
+    text + "chain services { ip daddr . meta l4proto . th dport vmap @service-ips; }
+chain nat-prerouting { type nat hook prerouting priority dstnat; jump services; }
+chain nat-postrouting { type nat hook postrouting priority srcnat; meta mark & 0x4000 == 0x4000 masquerade; }
 }\n"
 }
 

@@ -120,6 +120,9 @@ pub struct Inspector {
     ranges: SourceRanges,
 }
 
+/// A frontend's list with its slots and its lookup table.
+type Whole = (Frontend, Vec<L4Addr>, Vec<u16>);
+
 impl Inspector {
     /// Opens the pins below a bpffs, for example `/sys/fs/bpf`; of another mount namespace through
     /// `/proc/PID/root`.
@@ -241,7 +244,7 @@ impl Inspector {
     }
 
     /// A frontend, its slots and its lookup table.
-    fn whole(&self, key: L4) -> Result<Option<(Frontend, Vec<L4Addr>, Vec<u16>)>, Error> {
+    fn whole(&self, key: L4) -> Result<Option<Whole>, Error> {
         let mut read = None;
         for _ in 0..RETRIES {
             let Some(frontend) = self.frontends.get(&key)? else { return Ok(None) };

@@ -72,6 +72,10 @@ fn netns_services_of_ipv6() {
     a.ns.run(|| ["fd00::1", "fd00::2"].iter().for_each(|a| ip(&format!("addr add {a}/128 dev lo nodad"))));
     server(&a.ns, "[fd00::1]:8080".parse().unwrap(), "one");
     server(&a.ns, "[fd00::2]:8080".parse().unwrap(), "two");
+    // The kernel makes the routes to them some time after the addresses.
+    for (target, name) in [("[fd00::1]:8080", "one"), ("[fd00::2]:8080", "two")] {
+        until("the address is routed", || client(&a, &a.ns, "tcp", target, 1) == only(name, 1));
+    }
     let both = [(addr("fd00::1"), 1), (addr("fd00::2"), 1)];
     for protocol in [Protocol::TCP, Protocol::UDP] {
         a.set(frontend(l4(addr("fd00:96::10"), 80, protocol), &both));
