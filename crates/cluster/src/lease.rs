@@ -105,7 +105,7 @@ impl Elector {
                     info!(lease = self.name, holder, "another replica leads; standing by");
                     told = true;
                 }
-                Ok(false) => {}
+                Ok(false) | Err(Error::Changed { .. }) => {}
                 Err(error) => warn!(lease = self.name, %error, "cannot take the lease yet"),
             }
             tokio::select! {
@@ -137,7 +137,7 @@ impl Elector {
         }
     }
 
-    /// Takes or renews the Lease; true when it is held then.
+    /// Takes or renews the Lease; false when another one holds it.
     async fn attempt(&mut self) -> Result<bool, Error> {
         let what = |verb: &str| format!("{verb} Lease {}", self.name);
         let there = self.api.get_opt(&self.name).await.map_err(Error::api(what("read")))?;
@@ -159,11 +159,11 @@ impl Elector {
             ),
             ..LeaseSpec::default()
         };
-        self.write(there, spec).await
+        self.write(there, spec).await?;
+        Ok(true)
     }
 
-    /// False when somebody else wrote it meanwhile.
-    async fn write(&self, there: Option<Lease>, spec: LeaseSpec) -> Result<bool, Error> {
+    async fn write(&self, there: Option<Lease>, spec: LeaseSpec) -> Result<(), Error> {
         let params = PostParams::default();
         let result = match there {
             Some(mut lease) => {
@@ -177,8 +177,10 @@ impl Elector {
             }
         };
         match result {
-            Ok(_) => Ok(true),
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                Err(Error::Changed { what: format!("Lease {}", self.name) })
+            }
             Err(error) => Err(Error::api(format!("write Lease {}", self.name))(error)),
         }
     }

@@ -9,6 +9,7 @@
 
 pub(crate) mod board;
 mod queue;
+mod sources;
 mod state;
 
 use std::path::PathBuf;
@@ -35,7 +36,8 @@ use crate::metrics::remotes::Remotes;
 use crate::settings::{self, DaemonArgs, cluster_info};
 use crate::{kubeclient, metrics, names};
 use board::Board;
-use state::{Features, Options, Sources, State};
+use sources::{Features, Sources};
+use state::{Options, State};
 
 /// Port of everything it serves, as Cilium's operator has it for its metrics; the default of `health-listen`.
 pub(crate) const HEALTH_PORT: u16 = 9963;

@@ -9,76 +9,25 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use causeway_cluster::Error;
+use causeway_cluster::convert;
 use causeway_cluster::crd::{ServiceExport, ServiceImport};
 use causeway_cluster::source::Served;
 use causeway_cluster::writeback::{ImportWriter, OwnSlice, SliceWriter, plan};
-use causeway_cluster::{convert, source};
 use causeway_daemon::health::Guard;
-use causeway_mesh::config_dir::Peers;
 use causeway_mesh::mcs::Imports;
 use causeway_mesh::remote::{RemoteChange, RemoteEvent, RemoteStatus};
 use causeway_mesh::slices::{Pair, Slices};
 use causeway_model::mcs::{LocalService, Namespace};
 use causeway_model::{ClusterName, Collection, Event, ServiceKey, SliceKey};
-use futures::stream::BoxStream;
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use kube::Client;
-use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
 use super::queue::Queue;
-
-/// Everything that is watched. What is not needed never says anything.
-pub(super) struct Sources {
-    services: BoxStream<'static, Event<LocalService>>,
-    slices: BoxStream<'static, Event<OwnSlice>>,
-    namespaces: BoxStream<'static, Event<Namespace>>,
-    exports: BoxStream<'static, Event<ServiceExport>>,
-    imports: BoxStream<'static, Event<ServiceImport>>,
-    pub(super) remotes: mpsc::Receiver<RemoteEvent>,
-    pub(super) status: watch::Receiver<BTreeMap<ClusterName, RemoteStatus>>,
-    pub(super) peers: watch::Receiver<Peers>,
-}
-
-/// What is turned on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Features {
-    pub(super) slices: bool,
-    pub(super) mcs: bool,
-}
-
-impl Sources {
-    pub(super) fn new(
-        client: &Client,
-        features: Features,
-        proxy: Option<String>,
-        served: &Served,
-        remotes: mpsc::Receiver<RemoteEvent>,
-        status: watch::Receiver<BTreeMap<ClusterName, RemoteStatus>>,
-        peers: watch::Receiver<Peers>,
-    ) -> Self {
-        fn only<T: 'static>(wanted: bool, of: impl FnOnce() -> BoxStream<'static, T>) -> BoxStream<'static, T>
-        where
-            T: Send,
-        {
-            if wanted { of() } else { stream::pending().boxed() }
-        }
-        let client = || client.clone();
-        Self {
-            services: source::local_services(client(), proxy).boxed(),
-            slices: only(features.slices, || source::mesh_slices(client()).boxed()),
-            namespaces: only(features.mcs, || source::namespaces(client()).boxed()),
-            exports: only(features.mcs, || source::service_exports(client()).boxed()),
-            imports: only(features.mcs, || source::service_imports(client(), served.clone()).boxed()),
-            remotes,
-            status,
-            peers,
-        }
-    }
-}
+use super::sources::{Features, Sources};
 
 /// Something that is to be made as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
