@@ -194,7 +194,7 @@ mod tests {
             ],
         };
         let text = services(&[entry.clone(), special.clone(), FrontendEntry { backends: vec![], ..entry }]);
-        let rows: Vec<&str> = text.lines().map(str::trim_end).collect();
+        let rows: Vec<&str> = text.lines().map(str::trim).collect();
         assert!(rows[1].starts_with("10.96.0.1:80/TCP") && rows[1].ends_with("10.2.0.5:8080/TCP"), "{text}");
         assert!(rows[2].contains("NodePort"), "{text}");
         assert!(rows[2].contains("external, maglev, affinity 30 s, deny ranges, dsr"), "{text}");
