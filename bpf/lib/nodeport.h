@@ -25,7 +25,7 @@ static __always_inline int set_nat_source(struct tuple *out, int by_tunnel)
 #pragma clang loop unroll(full)
 	for (int i = 0; i < 4; i++)
 		out->src[i] = by_tunnel ? INTERNAL_IP6[i] : NODE_IP6[i];
-	return out->src[0] != 0;
+	return (out->src[0] | out->src[1] | out->src[2] | out->src[3]) != 0;
 }
 
 /* To a backend of this node: a pod, or, where there is none, something in the node's own network.

@@ -165,6 +165,69 @@ fn netns_a_later_fragment_without_its_first_is_dropped() {
     });
 }
 
+/// An ICMP error of the client's network about an answer of the NodePort: too big for it.
+fn complaint(net: &Pair, client_port: u16) -> Vec<u8> {
+    let mut quote = Vec::new();
+    PacketBuilder::ipv4(net.a.ip.octets(), net.client.ip.octets(), 63)
+        .udp(30080, client_port)
+        .write(&mut quote, b"too big")
+        .unwrap();
+    quote.truncate(28);
+    let mut packet = Vec::new();
+    PacketBuilder::ipv4(net.client.ip.octets(), net.a.ip.octets(), 64)
+        .icmpv4_raw(3, 4, [0, 0, 0x05, 0x14])
+        .write(&mut packet, &quote)
+        .unwrap();
+    packet
+}
+
+#[test]
+fn netns_errors_about_answers_find_the_backend() {
+    let mut net = Pair::new("complain");
+    let to = SocketAddr::new(address(&net.a, false), 30080);
+    for remote in [false, true] {
+        let (pod, source) = if remote {
+            (&net.remote, net.a.config.networks[0].internal_ip)
+        } else {
+            (&net.local, net.client.ip.into())
+        };
+        let backend = pod.ip;
+        apply(&mut net.a, node_port(false, &[(backend, 8080).into()]));
+        let port = net.client.ns.run(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect(to).unwrap();
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            socket.send(b"?").unwrap();
+            socket.recv(&mut [0; 64]).unwrap();
+            socket.local_addr().unwrap().port()
+        });
+        let seen = pod.ns.start({
+            let tap = pod.ns.run(tap);
+            move || {
+                let mut frame = [0; 2048];
+                let start = Instant::now();
+                while start.elapsed() < DEADLINE {
+                    let Ok(n) = socket::recv(tap.as_raw_fd(), &mut frame, MsgFlags::empty()) else { continue };
+                    let Ok(packet) = SlicedPacket::from_ethernet(&frame[..n]) else { continue };
+                    let Some(TransportSlice::Icmpv4(icmp)) = &packet.transport else { continue };
+                    let Ok(quoted) = etherparse::Ipv4HeaderSlice::from_slice(icmp.payload()) else { continue };
+                    let ports = &icmp.payload()[20..24];
+                    let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
+                    let valid = icmp.header().icmp_type.calc_checksum(icmp.payload()) == icmp.checksum();
+                    let mtu = u16::from_be_bytes([icmp.bytes5to8()[2], icmp.bytes5to8()[3]]);
+                    return Some((quoted.source_addr(), port(0), quoted.destination_addr(), port(2), mtu, valid));
+                }
+                None
+            }
+        });
+        send_raw(&net, complaint(&net, port));
+        let (from, sport, quoted_to, dport, mtu, valid) = seen.recv().unwrap().expect("the pod hears of it");
+        // What it has sent itself, as it has sent it.
+        assert_eq!((from, sport, IpAddr::V4(quoted_to)), (backend, 8080, source));
+        assert_eq!((dport == port, mtu, valid), (!remote, 1300, true), "{dport} {port}");
+    }
+}
+
 #[test]
 fn netns_a_checksum_of_zero_stays_zero() {
     let mut net = Pair::new("zero");
