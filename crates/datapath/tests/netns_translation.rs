@@ -207,15 +207,26 @@ fn netns_errors_about_answers_find_the_backend() {
                 let mut frame = [0; 2048];
                 let start = Instant::now();
                 while start.elapsed() < DEADLINE {
-                    let Ok(n) = socket::recv(tap.as_raw_fd(), &mut frame, MsgFlags::empty()) else { continue };
+                    let Ok(n) = socket::recv(tap.as_raw_fd(), &mut frame, MsgFlags::empty()) else {
+                        continue;
+                    };
                     let Ok(packet) = SlicedPacket::from_ethernet(&frame[..n]) else { continue };
                     let Some(TransportSlice::Icmpv4(icmp)) = &packet.transport else { continue };
-                    let Ok(quoted) = etherparse::Ipv4HeaderSlice::from_slice(icmp.payload()) else { continue };
+                    let Ok(quoted) = etherparse::Ipv4HeaderSlice::from_slice(icmp.payload()) else {
+                        continue;
+                    };
                     let ports = &icmp.payload()[20..24];
                     let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
                     let valid = icmp.header().icmp_type.calc_checksum(icmp.payload()) == icmp.checksum();
                     let mtu = u16::from_be_bytes([icmp.bytes5to8()[2], icmp.bytes5to8()[3]]);
-                    return Some((quoted.source_addr(), port(0), quoted.destination_addr(), port(2), mtu, valid));
+                    return Some((
+                        quoted.source_addr(),
+                        port(0),
+                        quoted.destination_addr(),
+                        port(2),
+                        mtu,
+                        valid,
+                    ));
                 }
                 None
             }
