@@ -317,10 +317,10 @@ fn comparable(key: &str, value: &str) -> Value {
     if let Some(object) = value.as_object_mut() {
         if object.contains_key("exportCreationTimestamp") {
             object.insert("exportCreationTimestamp".into(), Value::Null);
-            // Fields of 1.19, which older readers pass over.
-            for field in ["ipFamilies", "internalTrafficPolicy", "trafficDistribution"] {
-                object.remove(field);
-            }
+        }
+        // Fields of 1.19, of exports and of services: the record is of 1.18, whose readers pass over them.
+        for field in ["ipFamilies", "internalTrafficPolicy", "trafficDistribution", "zones"] {
+            object.remove(field);
         }
         if let Some(frontends) = object.get_mut("frontends").and_then(Value::as_object_mut) {
             let ports: Vec<Value> = std::mem::take(frontends).into_iter().map(|(_, ports)| ports).collect();
