@@ -47,6 +47,11 @@ pub fn carry_over(spec: &mut Value, old: Option<&Value>) {
             spec[field] = old[field].clone();
         }
     }
+    // A client that knows one address only has changed it: the list follows, whether or not that is allowed.
+    if !ip.is_empty() && ip != had && spec["clusterIPs"].is_array() && spec["clusterIPs"] == old["clusterIPs"]
+    {
+        spec["clusterIPs"][0] = ip.into();
+    }
     let before = text(old, "ipFamilyPolicy");
     if text(spec, "ipFamilyPolicy").is_empty() && !before.is_empty() {
         spec["ipFamilyPolicy"] = before.into();
@@ -203,6 +208,10 @@ mod tests {
         assert_eq!(same, old);
         let one = updated(json!({"clusterIP": "10.96.0.9"}), Some(old.clone()), &BOTH).unwrap();
         assert_eq!(one, old, "a client that knows one address only");
+        let mut other = old.clone();
+        other["clusterIP"] = "10.96.0.10".into();
+        let other = updated(other, Some(old.clone()), &BOTH).unwrap();
+        assert_eq!(cluster_ips(&other), ["10.96.0.10", "fd00::9"]);
         let mut down = old.clone();
         down["ipFamilyPolicy"] = SINGLE.into();
         let down = updated(down, Some(old), &BOTH).unwrap();
