@@ -3,6 +3,25 @@
 
 #include "lib/deliver.h"
 #include "lib/link.h"
+#include "lib/nodeport.h"
+
+/* To an address of the node: an answer to a client outside goes to that, all else to the stack. */
+__global int to_node(struct __sk_buff *skb, __u32 family)
+{
+	struct scratch *s = scratch();
+	int found;
+
+	if (s && !packet_flow(skb, family, &s->flow, &s->l4)) {
+		found = nat_reply(skb, &s->flow, &s->l4);
+		if (found > 0)
+			return route_out(skb, &s->flow, DIRECTION_INGRESS);
+		if (found < 0)
+			return drop(skb, -found, DIRECTION_INGRESS);
+	}
+	/* The inner destination MAC is whatever the sender had. */
+	bpf_skb_change_type(skb, PACKET_HOST);
+	return ACT_OK;
+}
 
 static __always_inline int receive(struct __sk_buff *skb, __u32 family)
 {
@@ -26,10 +45,7 @@ static __always_inline int receive(struct __sk_buff *skb, __u32 family)
 	to = bpf_map_lookup_elem(&cw_endpoints, &dst);
 	if (to && hops(&packet) > 1)
 		return deliver(skb, &packet, to);
-
-	/* For the node itself. The inner destination MAC is whatever the sender had. */
-	bpf_skb_change_type(skb, PACKET_HOST);
-	return ACT_OK;
+	return to_node(skb, family);
 }
 
 /* From other nodes, already without the outer headers. */

@@ -6,6 +6,7 @@
 #include "ipcache.h"
 #include "metrics.h"
 #include "packet.h"
+#include "service.h"
 
 /* The interface the tunnel device has in this node; set when the program is loaded. */
 const volatile __u32 VXLAN_IFINDEX = 0;
@@ -14,13 +15,41 @@ const volatile __u32 VXLAN_IFINDEX = 0;
 #define OUTER_TTL 64
 
 /* Hands the packet to the pod's own end of its veth pair, past the host's stack. */
-static __always_inline int deliver(struct __sk_buff *skb, const struct packet *packet,
-				   const struct endpoint *to)
+static __always_inline int hand_over(struct __sk_buff *skb, const struct packet *packet,
+				     const struct endpoint *to)
 {
 	decrement_hops(packet);
 	set_macs(packet->eth, to->mac, to->host_mac);
 	count(skb, REASON_FORWARDED, DIRECTION_INGRESS);
 	return bpf_redirect_peer(to->ifindex, 0);
+}
+
+/* To a pod that has flows to services: an answer gets the service's address again. */
+__global int deliver_to_client(struct __sk_buff *skb, __u32 family, const struct endpoint *to)
+{
+	struct scratch *s = scratch();
+	struct packet packet;
+
+	if (!s || !to)
+		return ACT_DROP;
+	if (!packet_flow(skb, family, &s->flow, &s->l4)) {
+		int found = service_reply(skb, &s->flow, &s->l4, FLOW_OUT);
+
+		if (found < 0)
+			return drop(skb, -found, DIRECTION_INGRESS);
+	}
+	if (!parse(skb, family, &packet))
+		return drop(skb, REASON_INVALID_PACKET, DIRECTION_INGRESS);
+	return hand_over(skb, &packet, to);
+}
+
+/* Delivers a packet to a pod of this node. Whoever calls has seen that it has a hop left. */
+static __always_inline int deliver(struct __sk_buff *skb, const struct packet *packet,
+				   const struct endpoint *to)
+{
+	if (pod_flows(to->id) & FLOWS_CLIENT)
+		return deliver_to_client(skb, packet->family, to);
+	return hand_over(skb, packet, to);
 }
 
 /* Names the node and the sender's identity for the tunnel device to write into the outer header. */

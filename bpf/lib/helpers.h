@@ -9,12 +9,17 @@
 #define SEC(name) __attribute__((section(name), used))
 #undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
+/* Functions that the verifier looks at once, for whatever arguments, instead of anew at every call: so
+ * each of them checks the pointers it gets. */
+#define __global __attribute__((noinline))
 #define __uint(name, val) int(*name)[val]
 #define __type(name, val) typeof(val) *name
 #define __array(name, val) typeof(val) *name[]
 
 #define bpf_htons(x) __builtin_bswap16(x)
 #define bpf_htonl(x) __builtin_bswap32(x)
+#define bpf_ntohs(x) __builtin_bswap16(x)
+#define bpf_ntohl(x) __builtin_bswap32(x)
 
 #define NULL ((void *)0)
 
@@ -40,3 +45,20 @@ static long (*bpf_skb_set_tunnel_key)(struct __sk_buff *skb, const struct bpf_tu
 				      __u32 size, __u64 flags) = (void *)BPF_FUNC_skb_set_tunnel_key;
 static long (*bpf_skb_get_tunnel_key)(struct __sk_buff *skb, struct bpf_tunnel_key *key, __u32 size,
 				      __u64 flags) = (void *)BPF_FUNC_skb_get_tunnel_key;
+static long (*bpf_skb_store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from, __u32 len,
+				   __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
+static long (*bpf_skb_change_tail)(struct __sk_buff *skb, __u32 len,
+				   __u64 flags) = (void *)BPF_FUNC_skb_change_tail;
+static long (*bpf_l3_csum_replace)(struct __sk_buff *skb, __u32 offset, __u64 from, __u64 to,
+				   __u64 size) = (void *)BPF_FUNC_l3_csum_replace;
+static long (*bpf_l4_csum_replace)(struct __sk_buff *skb, __u32 offset, __u64 from, __u64 to,
+				   __u64 flags) = (void *)BPF_FUNC_l4_csum_replace;
+static __s64 (*bpf_csum_diff)(__be32 *from, __u32 from_size, __be32 *to, __u32 to_size,
+			      __u32 seed) = (void *)BPF_FUNC_csum_diff;
+static long (*bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int size,
+			      __u32 flags) = (void *)BPF_FUNC_fib_lookup;
+static long (*bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, int size,
+				  __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+static long (*bpf_check_mtu)(void *ctx, __u32 ifindex, __u32 *mtu, __s32 diff,
+			     __u64 flags) = (void *)BPF_FUNC_check_mtu;
+static __u64 (*bpf_ktime_get_coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;

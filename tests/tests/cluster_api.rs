@@ -317,6 +317,10 @@ fn comparable(key: &str, value: &str) -> Value {
     if let Some(object) = value.as_object_mut() {
         if object.contains_key("exportCreationTimestamp") {
             object.insert("exportCreationTimestamp".into(), Value::Null);
+            // Fields of 1.19, which older readers pass over.
+            for field in ["ipFamilies", "internalTrafficPolicy", "trafficDistribution"] {
+                object.remove(field);
+            }
         }
         if let Some(frontends) = object.get_mut("frontends").and_then(Value::as_object_mut) {
             let ports: Vec<Value> = std::mem::take(frontends).into_iter().map(|(_, ports)| ports).collect();

@@ -1,5 +1,7 @@
 //! `causeway bpf`: what the kernel of this node holds, read from the pinned maps. No agent is needed.
 
+mod flows;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -8,6 +10,7 @@ use causeway_datapath::inspect::{BackendEntry, FrontendEntry, Inspector, Ipcache
 use causeway_model::lb::Algorithm;
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
+use flows::Flows;
 
 use crate::clustermesh::Output;
 
@@ -34,6 +37,12 @@ enum Map {
     /// Services: frontends and their backends
     #[command(subcommand)]
     Lb(Lb),
+    /// Connection tracking: flows under a translation, packet by packet
+    #[command(subcommand)]
+    Ct(Flows),
+    /// Source NAT of clients outside, towards backends on other nodes
+    #[command(subcommand)]
+    Nat(Flows),
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,27 +66,29 @@ enum Lb {
 
 /// Prints what was asked for.
 pub(crate) fn run(args: BpfArgs) -> Result<()> {
-    let inspector = Inspector::open(&args.bpffs)?;
     let json = args.output == Output::Json;
+    let inspector = || Inspector::open(&args.bpffs);
     let text = match args.map {
         Map::Ipcache(Ipcache::List) => {
-            let entries = inspector.ipcache()?;
+            let entries = inspector()?.ipcache()?;
             if json { serde_json::to_string_pretty(&entries)? } else { addresses(&entries) }
         }
-        Map::Ipcache(Ipcache::Get { ip }) => match inspector.lookup(ip)? {
+        Map::Ipcache(Ipcache::Get { ip }) => match inspector()?.lookup(ip)? {
             Some(entry) if json => serde_json::to_string_pretty(&entry)?,
             Some(entry) => addresses(&[entry]),
             None => bail!("no entry covers {ip}: packets to it leave the node as to the world outside"),
         },
         Map::Lb(Lb::List) => {
-            let entries = inspector.frontends()?;
+            let entries = inspector()?.frontends()?;
             if json { serde_json::to_string_pretty(&entries)? } else { services(&entries) }
         }
         Map::Lb(Lb::Maglev) => {
-            let mut entries = inspector.frontends()?;
+            let mut entries = inspector()?.frontends()?;
             entries.retain(|entry| entry.algorithm == Algorithm::Maglev);
             if json { serde_json::to_string_pretty(&entries)? } else { maglev(&entries) }
         }
+        Map::Ct(wish) => flows::ct(&args.bpffs, &wish, json)?,
+        Map::Nat(wish) => flows::nat(&args.bpffs, &wish, json)?,
     };
     crate::output::line(&text).context("write the output")
 }

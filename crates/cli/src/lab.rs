@@ -51,5 +51,7 @@ fn options(lab: &Lab, cluster: &ClusterPlan) -> Result<install::Options> {
         kvstoremesh: false,
         ipv6: cluster.pod_cidr_v6.is_some(),
         dns: cluster.dns().map(|ip| install::Dns { cluster_ip: Some(ip.into()), replicas: 1 }),
+        endpoint_slices: false,
+        mcs_api: false,
     })
 }

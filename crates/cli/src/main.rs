@@ -17,6 +17,7 @@ mod lab;
 mod local_status;
 mod metrics;
 mod names;
+mod operator;
 mod output;
 mod pki;
 mod service;
@@ -62,6 +63,8 @@ Certificates that are still good are kept. Next: causeway clustermesh connect --
     Kvstoremesh(kvstoremesh::KvstoremeshArgs),
     /// Run a server for the names of services, of this cluster and of the cluster set; `dns query` asks one
     Dns(dns::DnsArgs),
+    /// Run the operator, which writes what other clusters export into this cluster's Kubernetes
+    Operator(operator::OperatorArgs),
     /// Clusters out of network namespaces on this machine
     Lab(causeway_lab::cli::LabCommand),
     /// Act as CNI plugin (container runtimes call this)
@@ -115,6 +118,7 @@ fn run(role: Role) -> anyhow::Result<ExitCode> {
         }
         Role::Kvstoremesh(args) => done(runtime()?.block_on(kvstoremesh::run(args))),
         Role::Dns(args) => done(runtime()?.block_on(dns::run(args))),
+        Role::Operator(args) => done(runtime()?.block_on(operator::run(args))),
         Role::Lab(command) => runtime()?.block_on(lab::run(command)),
         Role::Cni => Ok(cni::main()),
         Role::Completion { shell } => {

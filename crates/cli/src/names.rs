@@ -29,6 +29,10 @@ pub(crate) const AGENT: &str = "causeway";
 pub(crate) const DNS: &str = "causeway-dns";
 /// The same where it is the cluster's own DNS.
 pub(crate) const CLUSTER_DNS: &str = "kube-dns";
+/// Ours: Deployment and ServiceAccount of the operator.
+pub(crate) const OPERATOR: &str = "causeway-operator";
+/// Label of the operator's pods.
+pub(crate) const OPERATOR_LABEL: (&str, &str) = ("io.cilium/app", "operator");
 /// Label of agent pods.
 pub(crate) const AGENT_LABEL: (&str, &str) = ("k8s-app", "cilium");
 /// Ours: prefix of the ConfigMaps in which agents report what they see of their peers.

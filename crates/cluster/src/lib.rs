@@ -1,11 +1,12 @@
 //! This cluster: Kubernetes to model events, and write-back.
 //!
 //! [`crd`] holds the object types of `cilium.io` and `multicluster.x-k8s.io`, [`convert`] the pure
-//! way from objects to the model, [`source`] the watchers, [`writeback`] what this node writes,
-//! [`pod_labels`] the security labels of a pod.
+//! way from objects to the model, [`source`] the watchers, [`writeback`] what agents and the operator
+//! write, [`lease`] which replica of the operator works, [`pod_labels`] the security labels of a pod.
 
 pub mod convert;
 pub mod crd;
+pub mod lease;
 pub mod pod_labels;
 pub mod source;
 pub mod writeback;
@@ -31,6 +32,26 @@ pub enum Error {
         seconds: u64,
         /// The last condition seen.
         reason: String,
+    },
+    /// An object of another owner has the name of one that is to be written.
+    #[error(
+        "{what} is there already and was not made by the operator; it is left as it is: delete or rename it"
+    )]
+    Foreign {
+        /// Kind, namespace and name.
+        what: String,
+    },
+    /// An object changed between reading and writing it; trying again will do.
+    #[error("{what} was changed by someone else while it was written")]
+    Changed {
+        /// Kind, namespace and name.
+        what: String,
+    },
+    /// Another replica holds the Lease, or it could not be renewed in time.
+    #[error("Lease {name} is lost: another replica leads now")]
+    LeaseLost {
+        /// Its name.
+        name: String,
     },
     /// Every identity number of the cluster is taken by other label sets.
     #[error("no free identity number in {low}..={high}: all {count} are taken")]

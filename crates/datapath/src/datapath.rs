@@ -9,14 +9,17 @@ use ipnet::IpNet;
 
 use crate::addresses::{Addresses, Stats};
 use crate::attach::{self, AttachMode, Hook};
+use crate::conntrack::Conntrack;
+use crate::devices;
 use crate::endpoint::{self, Endpoint, EndpointSpec, Records};
 use crate::frontends::Frontends;
 use crate::maps::ipcache::Ipcache;
 use crate::maps::lb::{Flow, L4};
 use crate::maps::metrics::{Counter, Metrics};
+use crate::maps::pod_flows::PodFlows;
 use crate::maps::{Address, Table, endpoint as map};
 use crate::nodes::NodeAddresses;
-use crate::object::{Objects, Pins, classifier};
+use crate::object::{Constants, Objects, Pins, classifier};
 use crate::{Balance, Error, IpPair, masquerade, netlink, terminate};
 
 /// The tunnel device, under the name Cilium gives it.
@@ -42,6 +45,9 @@ const SOCKET_PROGRAMS: [&str; 9] = [
 ];
 /// Those that keep processes of the node off the ports of services.
 const BIND_PROGRAMS: [&str; 2] = ["sock_post_bind4", "sock_post_bind6"];
+
+/// The programs of a pod's interface, as its host side sees directions.
+const POD_PROGRAMS: [(&str, bool); 2] = [("to_container", false), ("from_container", true)];
 
 /// What a node's datapath is told at start.
 #[derive(Debug, Clone)]
@@ -127,6 +133,10 @@ pub struct Datapath {
     by_address: Table<Address, map::Endpoint>,
     by_interface: Table<u32, map::Endpoint>,
     metrics: Metrics,
+    conntrack: Conntrack,
+    pod_flows: PodFlows,
+    /// The native devices that have our programs.
+    devices: Vec<String>,
     records: Records,
     endpoints: BTreeMap<String, Endpoint>,
     /// What is routed into the tunnel; `None` = not known: by an earlier process, or after an error.
@@ -161,7 +171,17 @@ impl Datapath {
         for scope in ["all", "default", VXLAN] {
             netlink::sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
         }
-        let mut objects = Objects::load(&pins, vxlan, netlink::cookie()?, &config.balance)?;
+        let devices = devices::find(&config.balance.devices, IpAddr::V4(config.node_ip), VXLAN)?;
+        let constants = Constants {
+            vxlan,
+            netns: netlink::cookie()?,
+            host_netns_only: config.balance.host_netns_only,
+            refuse_no_backend: !config.balance.drop_no_backend,
+            internal: internal_ips,
+            node: IpPair { v4: Some(config.node_ip), v6: devices.ip6 },
+            nat_ports: devices::nat_ports(&config.balance.node_ports.0, &devices::ephemeral()),
+        };
+        let mut objects = Objects::load(&pins, &constants, &config.balance.sizes)?;
         let addresses = Addresses::new(Ipcache::take(&mut objects.lxc)?, IpAddr::V4(config.node_ip));
         let frontends = Frontends::take(&mut objects.sock, config.balance.clone())?;
         let nodes = NodeAddresses::take(&mut objects.sock)?;
@@ -169,6 +189,8 @@ impl Datapath {
         let by_address = Table::take(&mut objects.lxc, "cw_endpoints")?;
         let by_interface = Table::take(&mut objects.lxc, "cw_interfaces")?;
         let metrics = Metrics::take(&mut objects.lxc)?;
+        let conntrack = Conntrack::take(&mut objects.host)?;
+        let pod_flows = PodFlows::take(&mut objects.host)?;
         let attach = match config.attach {
             Some(mode) => mode,
             None => attach::first(
@@ -191,6 +213,9 @@ impl Datapath {
             by_address,
             by_interface,
             metrics,
+            conntrack,
+            pod_flows,
+            devices: devices.names,
             records,
             endpoints: BTreeMap::new(),
             pod_cidrs: None,
@@ -205,6 +230,12 @@ impl Datapath {
         for (program, ingress) in [("to_overlay", false), ("from_overlay", true)] {
             let hook = Hook { interface: VXLAN, ingress };
             attach::classifier(classifier(&mut self.objects.overlay, program), hook, self.attach, links)?;
+        }
+        for interface in &self.devices {
+            for (program, ingress) in [("to_netdev", false), ("from_netdev", true)] {
+                let hook = Hook { interface, ingress };
+                attach::classifier(classifier(&mut self.objects.host, program), hook, self.attach, links)?;
+            }
         }
         for program in SOCKET_PROGRAMS {
             attach::cgroup(&mut self.objects.sock, program, &self.config.cgroup, links)?;
@@ -409,13 +440,11 @@ impl Datapath {
             pad: 0,
         };
         self.by_interface.set(endpoint.ifindex, value)?;
-        let hook = Hook { interface: &endpoint.host_ifname, ingress: true };
-        attach::classifier(
-            classifier(&mut self.objects.lxc, "from_container"),
-            hook,
-            self.attach,
-            &self.pins.links,
-        )?;
+        for (program, ingress) in POD_PROGRAMS {
+            let hook = Hook { interface: &endpoint.host_ifname, ingress };
+            let loaded = classifier(&mut self.objects.lxc, program);
+            attach::classifier(loaded, hook, self.attach, &self.pins.links)?;
+        }
         endpoint.ips.iter().try_for_each(|ip| self.by_address.set(ip.into(), value))
     }
 
@@ -454,8 +483,14 @@ impl Datapath {
         }
         endpoint::delete(endpoint)?;
         self.by_interface.remove(&endpoint.ifindex)?;
-        attach::forget(Hook { interface: &endpoint.host_ifname, ingress: true }, &self.pins.links);
+        for (_, ingress) in POD_PROGRAMS {
+            attach::forget(Hook { interface: &endpoint.host_ifname, ingress }, &self.pins.links);
+        }
         self.records.remove(endpoint);
+        // Who gets the address next is somebody else.
+        if self.pod_flows.clear(endpoint.id)? {
+            self.conntrack.forget(&endpoint.ips.iter().collect::<Vec<_>>())?;
+        }
         Ok(())
     }
 
@@ -479,6 +514,11 @@ impl Datapath {
     /// The pods of this node, by sandbox.
     pub fn endpoints(&self) -> &BTreeMap<String, Endpoint> {
         &self.endpoints
+    }
+
+    /// The native devices where clients outside come in.
+    pub fn devices(&self) -> &[String] {
+        &self.devices
     }
 
     /// How programs are attached here.

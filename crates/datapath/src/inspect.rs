@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use crate::Error;
+use crate::conntrack::Conntrack;
 use crate::maps::Table;
 pub use crate::maps::Usage;
 use crate::maps::ipcache::{Ipcache, Remote};
@@ -118,6 +119,7 @@ pub struct Inspector {
     flows: Table<Flow, L4>,
     matches: Table<Match, u32>,
     ranges: SourceRanges,
+    conntrack: Conntrack,
 }
 
 /// A frontend's list with its slots and its lookup table.
@@ -143,6 +145,7 @@ impl Inspector {
             flows: Table::open(&pins, "cw_lb_reverse")?,
             matches: Table::open(&pins, "cw_lb_matches")?,
             ranges: SourceRanges::open(&pins)?,
+            conntrack: Conntrack::open(bpffs)?,
         })
     }
 
@@ -213,7 +216,7 @@ impl Inspector {
     /// # Errors
     /// When the kernel refuses.
     pub fn usage(&self) -> Result<Vec<Usage>, Error> {
-        Ok(vec![
+        let mut all = vec![
             self.ipcache.usage()?,
             self.affinity.usage()?,
             self.backends.usage()?,
@@ -223,7 +226,9 @@ impl Inspector {
             self.slots.usage()?,
             self.ranges.usage(&self.pins)?,
             self.tables.usage(&self.pins)?,
-        ])
+        ];
+        all.extend(self.conntrack.usage()?);
+        Ok(all)
     }
 
     /// How many slots there are, of all frontends.

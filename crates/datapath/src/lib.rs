@@ -14,7 +14,9 @@ mod addresses;
 mod attach;
 mod balance;
 pub mod cni;
+pub mod conntrack;
 mod datapath;
+mod devices;
 mod endpoint;
 mod error;
 mod frontends;
@@ -31,7 +33,7 @@ mod terminate;
 
 pub use addresses::Stats;
 pub use attach::AttachMode;
-pub use balance::{Balance, Sizes};
+pub use balance::{Balance, NodePorts, Sizes};
 pub use datapath::{Config, Datapath, PodNetwork, TUNNEL_OVERHEAD};
 pub use endpoint::{Endpoint, EndpointSpec};
 pub use error::Error;

@@ -1,14 +1,16 @@
 //! The compiled kernel half: embedded, loaded, its maps pinned and adopted.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 
-use crate::{Balance, Error};
+use crate::{Error, IpPair, Sizes};
 
 pub(crate) static LXC: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bpf_lxc.bpf.o"));
 static OVERLAY: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bpf_overlay.bpf.o"));
+pub(crate) static HOST: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bpf_host.bpf.o"));
 pub(crate) static SOCK: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bpf_sock.bpf.o"));
 
 /// Number of the map layouts; maps of another number are left behind, not adopted. Raise it with
@@ -51,29 +53,64 @@ impl Pins {
     }
 }
 
-/// The three loaded objects. Dropping them leaves pinned maps and links in the kernel.
+/// What the programs are told when they are loaded.
+#[derive(Debug)]
+pub(crate) struct Constants {
+    /// Index of the tunnel device.
+    pub(crate) vxlan: u32,
+    /// Cookie of the node's own network namespace.
+    pub(crate) netns: u64,
+    pub(crate) host_netns_only: bool,
+    pub(crate) refuse_no_backend: bool,
+    /// The node's addresses inside the pod network, and those outside.
+    pub(crate) internal: IpPair,
+    pub(crate) node: IpPair,
+    /// The ports of source NAT.
+    pub(crate) nat_ports: RangeInclusive<u16>,
+}
+
+impl Constants {
+    /// Names and bytes of the constants, and the objects that must have them.
+    fn all(&self) -> Vec<(&'static str, Vec<u8>, &'static [&'static str])> {
+        const DEVICES: &[&str] = &["bpf_host"];
+        let word = |flag: bool| u32::from(flag).to_ne_bytes().to_vec();
+        let v4 = |pair: IpPair| pair.v4.map(|ip| ip.octets()).unwrap_or_default().to_vec();
+        let v6 = |pair: IpPair| pair.v6.map(|ip| ip.octets()).unwrap_or_default().to_vec();
+        vec![
+            ("VXLAN_IFINDEX", self.vxlan.to_ne_bytes().to_vec(), &["bpf_host", "bpf_lxc"]),
+            ("HOST_NETNS_COOKIE", self.netns.to_ne_bytes().to_vec(), &["bpf_sock"]),
+            ("HOST_NETNS_ONLY", word(self.host_netns_only), &["bpf_sock"]),
+            ("REFUSE_NO_BACKEND", word(self.refuse_no_backend), &["bpf_host", "bpf_lxc"]),
+            ("INTERNAL_IP4", v4(self.internal), DEVICES),
+            ("INTERNAL_IP6", v6(self.internal), DEVICES),
+            ("NODE_IP4", v4(self.node), DEVICES),
+            ("NODE_IP6", v6(self.node), DEVICES),
+            ("NAT_PORT_MIN", self.nat_ports.start().to_ne_bytes().to_vec(), DEVICES),
+            ("NAT_PORT_MAX", self.nat_ports.end().to_ne_bytes().to_vec(), DEVICES),
+        ]
+    }
+}
+
+/// The loaded objects. Dropping them leaves pinned maps and links in the kernel.
 #[derive(Debug)]
 pub(crate) struct Objects {
+    pub(crate) host: Ebpf,
     pub(crate) lxc: Ebpf,
     pub(crate) overlay: Ebpf,
     pub(crate) sock: Ebpf,
 }
 
 impl Objects {
-    /// Loads everything; `vxlan` is the index of the tunnel device, `netns` the cookie of the node's
-    /// own network namespace.
-    pub(crate) fn load(pins: &Pins, vxlan: u32, netns: u64, balance: &Balance) -> Result<Self, Error> {
-        let host_netns_only = u32::from(balance.host_netns_only);
-        let load = |object: &'static str, bytes: &[u8], tunnel: bool| {
+    /// Loads everything, with maps of these sizes where there are none yet.
+    pub(crate) fn load(pins: &Pins, constants: &Constants, sizes: &Sizes) -> Result<Self, Error> {
+        let constants = constants.all();
+        let load = |object: &'static str, bytes: &[u8]| {
             let mut loader = EbpfLoader::new();
             loader.default_map_pin_directory(&pins.maps);
-            if tunnel {
-                loader.override_global("VXLAN_IFINDEX", &vxlan, object == "bpf_lxc");
-            } else {
-                loader.override_global("HOST_NETNS_COOKIE", &netns, true);
-                loader.override_global("HOST_NETNS_ONLY", &host_netns_only, true);
+            for (name, value, needed) in &constants {
+                loader.override_global(name, &value[..], needed.contains(&object));
             }
-            for (map, size) in balance.sizes.maps() {
+            for (map, size) in sizes.maps() {
                 loader.map_max_entries(map, size);
             }
             let mut loaded =
@@ -94,9 +131,10 @@ impl Objects {
             Ok(loaded)
         };
         Ok(Self {
-            lxc: load("bpf_lxc", LXC, true)?,
-            overlay: load("bpf_overlay", OVERLAY, true)?,
-            sock: load("bpf_sock", SOCK, false)?,
+            host: load("bpf_host", HOST)?,
+            lxc: load("bpf_lxc", LXC)?,
+            overlay: load("bpf_overlay", OVERLAY)?,
+            sock: load("bpf_sock", SOCK)?,
         })
     }
 }

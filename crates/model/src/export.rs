@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::{ClusterName, Keyed, ServiceKey, SessionAffinity};
+use crate::mcs::IpFamily;
+use crate::{ClusterName, Keyed, ServiceKey, SessionAffinity, TrafficPolicy};
 
 /// How an exported service is offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,12 @@ pub struct ServiceExport {
     pub kind: ExportType,
     /// Session affinity of the Service.
     pub session_affinity: SessionAffinity,
+    /// Address families of the Service, the first one first; empty from writers before 1.19.
+    pub families: Vec<IpFamily>,
+    /// `internalTrafficPolicy` of the Service; the default from writers before 1.19.
+    pub internal_traffic: TrafficPolicy,
+    /// `trafficDistribution` of the Service; empty when not set and from writers before 1.19.
+    pub traffic_distribution: String,
 }
 
 impl Keyed for ServiceExport {

@@ -12,6 +12,7 @@ mod identity;
 mod import;
 mod labels;
 pub mod lb;
+pub mod mcs;
 mod node;
 mod ports;
 mod service;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::lb::{Balancing, FrontendKind};
+use crate::mcs::IpFamily;
 use crate::{ClusterId, ClusterName, Error, Keyed, PortsByAddress};
 
 /// Namespace and name of a service.
@@ -210,8 +211,12 @@ pub struct Service {
     pub internal_traffic: TrafficPolicy,
     /// Where every node tells load balancers how many backends it has itself; 0 = nowhere.
     pub health_check_node_port: u16,
+    /// `spec.ipFamilies`, the first one first.
+    pub families: Vec<IpFamily>,
     /// Clients should stay in their zone, as far as the endpoints have hints (`trafficDistribution`).
     pub prefer_zone: bool,
+    /// `spec.trafficDistribution`; empty when not set.
+    pub traffic_distribution: String,
     /// How its connections are balanced. The source ranges are those of its load balancer's addresses.
     pub balancing: Arc<Balancing>,
     /// Which kinds of its addresses are served.
@@ -242,7 +247,9 @@ impl Service {
             external_traffic: TrafficPolicy::Cluster,
             internal_traffic: TrafficPolicy::Cluster,
             health_check_node_port: 0,
+            families: vec![],
             prefer_zone: false,
+            traffic_distribution: String::new(),
             balancing: Arc::default(),
             exposed: Exposure::default(),
             node_label: None,

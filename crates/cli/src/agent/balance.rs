@@ -6,19 +6,26 @@ use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use causeway_daemon::config::{Config, Key};
-use causeway_datapath::{Balance, MAGLEV_SIZES, Maglev, Sizes};
+use causeway_datapath::{Balance, MAGLEV_SIZES, Maglev, NodePorts, Sizes};
 use causeway_model::lb;
 
-pub(super) const KEYS: [Key; 8] = [
+pub(super) const KEYS: [Key; 16] = [
+    Key::with_default("bpf-ct-global-any-max", "0"),
+    Key::with_default("bpf-ct-global-tcp-max", "0"),
     Key::with_default("bpf-lb-algorithm", "random"),
     Key::with_default("bpf-lb-maglev-table-size", "16381"),
     Key::with_default("bpf-lb-maglev-hash-seed", "JLfvgnHc2kaSUFaI"),
     Key::with_default("bpf-lb-map-max", "65536"),
+    Key::with_default("bpf-map-dynamic-size-ratio", "0.0025"),
+    Key::with_default("bpf-nat-global-max", "0"),
     Key::with_default("bpf-lb-sock-hostns-only", "false"),
     Key::with_default("bpf-lb-sock-terminate-tcp", "false"),
     Key::with_default("bpf-sock-rev-map-max", "262144"),
-    // Cilium's default is true. Not as long as somebody else has to listen at the port for clients outside.
-    Key::with_default("node-port-bind-protection", "false"),
+    Key::with_default("conntrack-gc-interval", "0s"),
+    Key::without_default("devices"),
+    Key::with_default("node-port-bind-protection", "true"),
+    Key::with_default("node-port-range", "30000,32767"),
+    Key::with_default("service-no-backend-response", "reject"),
 ];
 
 /// What the datapath is told.
@@ -32,11 +39,92 @@ pub(super) fn settings(config: &Config) -> Result<Balance> {
         host_netns_only: config.require("bpf-lb-sock-hostns-only")?,
         protect_ports: config.require("node-port-bind-protection")?,
         terminate_tcp: config.require("bpf-lb-sock-terminate-tcp")?,
-        sizes: Sizes {
-            services: Some(config.require::<Entries>("bpf-lb-map-max")?.0),
-            sockets: Some(config.require::<Entries>("bpf-sock-rev-map-max")?.0),
-        },
+        sizes: sizes(config)?,
+        devices: list(config.text("devices").unwrap_or_default()),
+        drop_no_backend: config.require::<NoBackend>("service-no-backend-response")?.0,
+        node_ports: config.require::<Ports>("node-port-range")?.0,
     })
+}
+
+fn sizes(config: &Config) -> Result<Sizes> {
+    let ratio = config.require::<Ratio>("bpf-map-dynamic-size-ratio")?.0;
+    let dynamic = Sizes::of_memory(memory(), ratio);
+    // A number that is written down counts as it is.
+    let flows = |name, dynamic: Option<u32>| -> Result<Option<u32>> {
+        Ok(config.require::<MaybeEntries>(name)?.0.or(dynamic))
+    };
+    Ok(Sizes {
+        services: Some(config.require::<Entries>("bpf-lb-map-max")?.0),
+        sockets: Some(config.require::<Entries>("bpf-sock-rev-map-max")?.0),
+        tcp_flows: flows("bpf-ct-global-tcp-max", dynamic.tcp_flows)?,
+        other_flows: flows("bpf-ct-global-any-max", dynamic.other_flows)?,
+        nat: flows("bpf-nat-global-max", dynamic.nat)?,
+    })
+}
+
+/// Bytes of memory the machine has.
+fn memory() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next());
+    total.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Words between commas or spaces.
+fn list(text: &str) -> Vec<String> {
+    text.split([',', ' ']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+#[derive(Debug)]
+struct NoBackend(bool);
+
+impl FromStr for NoBackend {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "reject" => Ok(Self(false)),
+            "drop" => Ok(Self(true)),
+            _ => Err("it is reject or drop".into()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Ports(NodePorts);
+
+impl FromStr for Ports {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let range = text.split_once([',', '-']).and_then(|(first, last)| {
+            let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            (0 < first && first <= last).then_some(NodePorts(first..=last))
+        });
+        range.map(Self).ok_or_else(|| "it is the first and the last port, like 30000,32767".into())
+    }
+}
+
+#[derive(Debug)]
+struct Ratio(f64);
+
+impl FromStr for Ratio {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+        ratio.map(Self).ok_or_else(|| "it is a part of the memory, from 0 to 1".into())
+    }
+}
+
+/// A number of entries; 0 = none is said.
+#[derive(Debug)]
+struct MaybeEntries(Option<u32>);
+
+impl FromStr for MaybeEntries {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "0" => Ok(Self(None)),
+            _ => text.parse::<Entries>().map(|entries| Self(Some(entries.0))),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -100,8 +188,17 @@ mod tests {
     fn defaults_are_those_of_the_datapath() {
         let balance = settings(&Loader::new(&KEYS).load()).unwrap();
         assert_eq!((balance.algorithm, balance.maglev), (lb::Algorithm::Random, Maglev::default()));
-        assert!(!balance.protect_ports && !balance.host_netns_only && !balance.terminate_tcp);
-        assert!(with("node-port-bind-protection", "true").unwrap().protect_ports);
+        assert!(balance.protect_ports && !balance.host_netns_only && !balance.terminate_tcp);
+        assert!(!with("node-port-bind-protection", "false").unwrap().protect_ports);
+    }
+
+    #[test]
+    fn what_is_written_down_counts() {
+        let sized = with("bpf-ct-global-tcp-max", "5000").unwrap().sizes;
+        assert_eq!(sized.tcp_flows, Some(5000));
+        assert_eq!(with("devices", "eth0, eth1").unwrap().devices, ["eth0", "eth1"]);
+        assert!(with("service-no-backend-response", "drop").unwrap().drop_no_backend);
+        assert_eq!(with("node-port-range", "31000-31999").unwrap().node_ports, NodePorts(31000..=31999));
     }
 
     #[test]
@@ -114,6 +211,10 @@ mod tests {
             ("bpf-lb-maglev-table-size", "16384"),
             ("bpf-lb-maglev-hash-seed", "AAAA"),
             ("bpf-lb-map-max", "0"),
+            ("bpf-ct-global-tcp-max", "12"),
+            ("bpf-map-dynamic-size-ratio", "2"),
+            ("service-no-backend-response", "ignore"),
+            ("node-port-range", "32767,30000"),
         ] {
             let error = with(name, value).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");

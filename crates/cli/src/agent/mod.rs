@@ -10,6 +10,7 @@ mod api;
 mod balance;
 mod cidrs;
 mod cni_install;
+mod conntrack;
 mod deletions;
 mod endpoints;
 mod health_checks;
@@ -32,12 +33,14 @@ use causeway_daemon::duration::GoDuration;
 use causeway_daemon::health::Health;
 use causeway_daemon::metrics::Metrics;
 use causeway_daemon::shutdown::Shutdown;
+use causeway_datapath::conntrack::Interval;
 use causeway_datapath::ipam::{Pool, Pools};
 use causeway_datapath::{Config, Datapath, PodNetwork};
 use causeway_mesh::remote::{self, RemoteClusters};
 use clap::Args;
 use ipnet::IpNet;
 
+use crate::metrics::conntrack::Collections;
 use crate::metrics::pressure::Pressure;
 use crate::metrics::remotes::Remotes;
 use crate::metrics::services::ServiceMetrics;
@@ -181,6 +184,10 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
     let pressure = Pressure::default();
     health.metrics.collect(pressure.clone());
     shutdown.spawn(pressure.follow(config.require("bpf-root")?, token.clone()));
+    let collections = Collections::default();
+    health.metrics.collect(collections.clone());
+    let interval = Interval::new(config.require::<GoDuration>("conntrack-gc-interval")?.0);
+    shutdown.spawn(conntrack::run(config.require("bpf-root")?, interval, collections, token.clone()));
     let sources =
         state::Sources::new(&client, &info, &config, &args.node_name, remote_events, remotes.status())?;
     shutdown.spawn_vital("state", state.run(sources, guards, sync_timeout, token.clone()));

@@ -50,6 +50,14 @@ pub(crate) struct InstallArgs {
     /// Serve the names of the cluster set (*.svc.clusterset.local), and print what CoreDNS needs to know of it
     #[arg(long)]
     enable_dns: bool,
+    /// Write endpoints of other clusters as EndpointSlices, for headless global services and whoever else
+    /// reads them
+    #[arg(long)]
+    enable_endpoint_slice_synchronization: bool,
+    /// Export Services with ServiceExport and import those of other clusters (multicluster.x-k8s.io); turn it
+    /// on in all clusters
+    #[arg(long)]
+    enable_mcs_api: bool,
 }
 
 /// Installs, or brings up to date.
@@ -72,6 +80,8 @@ pub(crate) async fn run(args: InstallArgs) -> Result<()> {
         kvstoremesh: args.enable_kvstoremesh,
         ipv6: args.enable_ipv6,
         dns: args.enable_dns.then_some(Dns { cluster_ip: None, replicas: 2 }),
+        endpoint_slices: args.enable_endpoint_slice_synchronization,
+        mcs_api: args.enable_mcs_api,
     };
     super::apply(&client, &options).await.with_context(|| format!("install on {context}"))?;
     println!("{context}: installed as {} (id {})", options.cluster.name, options.cluster.id);

@@ -31,8 +31,8 @@ pub(super) fn config_map(o: &Options) -> Value {
             "enable-ipv4": "true",
             "enable-ipv6": o.ipv6.to_string(),
             "enable-kvstoremesh": o.kvstoremesh.to_string(),
-            "clustermesh-enable-endpoint-sync": "false",
-            "clustermesh-enable-mcs-api": "false",
+            "clustermesh-enable-endpoint-sync": o.endpoint_slices.to_string(),
+            "clustermesh-enable-mcs-api": o.mcs_api.to_string(),
         },
     })
 }

@@ -15,9 +15,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use causeway_model::ClusterInfo;
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::Client;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
+
+use crate::names;
 
 pub(crate) use command::{InstallArgs, run};
 
@@ -44,6 +47,17 @@ pub(crate) struct Options {
     pub ipv6: bool,
     /// Install the name server; `None` = leave it as it is.
     pub dns: Option<Dns>,
+    /// The operator writes endpoints of other clusters as EndpointSlices.
+    pub endpoint_slices: bool,
+    /// ServiceExports are published, and the operator imports those of other clusters.
+    pub mcs_api: bool,
+}
+
+impl Options {
+    /// Whether the operator has anything to do.
+    fn needs_operator(&self) -> bool {
+        self.endpoint_slices || self.mcs_api
+    }
 }
 
 /// How the name server is installed.
@@ -68,7 +82,23 @@ pub(crate) async fn apply(client: &Client, options: &Options) -> Result<()> {
     list.push(workloads::agent(options));
     list.push(workloads::apiserver(options));
     list.extend(options.dns.iter().flat_map(|dns| dns::workload(options, dns)));
-    apply_all(client, &list).await
+    list.extend(options.needs_operator().then(|| workloads::operator(options)));
+    apply_all(client, &list).await?;
+    if !options.needs_operator() {
+        remove_operator(client, options).await?;
+    }
+    Ok(())
+}
+
+/// Takes away the operator of an installation that had it. What it wrote stays, as with Cilium.
+async fn remove_operator(client: &Client, options: &Options) -> Result<()> {
+    let api: Api<Deployment> = Api::namespaced(client.clone(), &options.namespace);
+    match api.delete(names::OPERATOR, &DeleteParams::background()).await {
+        Ok(_) => tracing::info!(deployment = names::OPERATOR, "removed"),
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => return Err(error).with_context(|| format!("delete Deployment {}", names::OPERATOR)),
+    }
+    Ok(())
 }
 
 /// Applies manifests in order.
@@ -107,6 +137,8 @@ pub(crate) fn test_options() -> Options {
         kvstoremesh: true,
         ipv6: true,
         dns: None,
+        endpoint_slices: true,
+        mcs_api: true,
     }
 }
 
@@ -130,6 +162,9 @@ mod tests {
         let server: apps::v1::Deployment = parse(workloads::apiserver(&o));
         let pod = server.spec.unwrap().template.spec.unwrap();
         assert_eq!(pod.containers[0].volume_mounts.as_ref().unwrap().len(), pod.volumes.unwrap().len());
+        let operator: apps::v1::Deployment = parse(workloads::operator(&o));
+        let pod = operator.spec.unwrap().template.spec.unwrap();
+        assert_eq!(pod.containers[0].volume_mounts.as_ref().unwrap().len(), pod.volumes.unwrap().len());
         let service: core::v1::Service = parse(manifests::service(&o));
         assert_eq!(service.metadata.annotations.unwrap()[crate::names::TKE_SUBNET], "subnet-a1");
         let config: core::v1::ConfigMap = parse(manifests::config_map(&o));
@@ -148,6 +183,8 @@ mod tests {
             assert_eq!((alone, pod.dns_policy.as_deref()), (cluster_ip.is_none(), Some("Default")));
             assert!(!parse::<rbac_v1::ClusterRole>(role).rules.unwrap().is_empty());
         }
+        assert_eq!(data["clustermesh-enable-mcs-api"], "true");
+        assert_eq!(data["clustermesh-enable-endpoint-sync"], "true");
         let roles = rbac::all(&o).into_iter().filter(|m| m["kind"] == "ClusterRole");
         assert!(roles.map(parse::<rbac_v1::ClusterRole>).all(|r| !r.rules.unwrap().is_empty()));
     }

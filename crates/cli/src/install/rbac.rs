@@ -1,5 +1,5 @@
 //! Service accounts and what they may do: the agent writes its own objects, the mesh server reads, and
-//! writes events.
+//! writes events, the operator writes what comes of other clusters.
 
 use serde_json::{Value, json};
 
@@ -29,20 +29,40 @@ pub(super) fn all(o: &Options) -> Vec<Value> {
             READ,
         ),
     ]);
+    let operator = json!([
+        rule(&[""], &["services"], WRITE),
+        rule(&[""], &["namespaces"], READ),
+        rule(&["discovery.k8s.io"], &["endpointslices"], WRITE),
+        rule(&["apiextensions.k8s.io"], &["customresourcedefinitions"], &["get", "list", "watch", "create"]),
+        rule(&["multicluster.x-k8s.io"], &["serviceexports"], READ),
+        rule(&["multicluster.x-k8s.io"], &["serviceimports"], WRITE),
+        rule(
+            &["multicluster.x-k8s.io"],
+            &["serviceexports/status", "serviceimports/status"],
+            &["get", "update", "patch"],
+        ),
+        // Owner references that hold their owners need it where an admission plugin checks them.
+        rule(&["multicluster.x-k8s.io"], &["serviceimports/finalizers"], &["update"]),
+        rule(&[""], &["services/finalizers"], &["update"]),
+    ]);
+    // Which replica works.
+    let leases = json!([rule(&["coordination.k8s.io"], &["leases"], &["get", "create", "update"])]);
     // Reports are ConfigMaps of the agent's own namespace; it may not touch any elsewhere.
     let reports = json!([rule(&[""], &["configmaps"], WRITE)]);
     let mut list = Vec::new();
-    for (name, rules) in [(names::AGENT, agent), (names::APISERVER, apiserver)] {
+    for (name, rules) in [(names::AGENT, agent), (names::APISERVER, apiserver), (names::OPERATOR, operator)] {
         list.push(json!({ "apiVersion": "v1", "kind": "ServiceAccount",
             "metadata": { "name": name, "namespace": o.namespace, "labels": labels(name) } }));
         list.push(json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
             "metadata": { "name": name, "labels": labels(name) }, "rules": rules }));
         list.push(binding(o, "ClusterRoleBinding", "ClusterRole", name, None));
     }
-    list.push(json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
-        "metadata": { "name": names::AGENT, "namespace": o.namespace, "labels": labels(names::AGENT) },
-        "rules": reports }));
-    list.push(binding(o, "RoleBinding", "Role", names::AGENT, Some(&o.namespace)));
+    for (name, rules) in [(names::AGENT, reports), (names::OPERATOR, leases)] {
+        list.push(json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+            "metadata": { "name": name, "namespace": o.namespace, "labels": labels(name) },
+            "rules": rules }));
+        list.push(binding(o, "RoleBinding", "Role", name, Some(&o.namespace)));
+    }
     list
 }
 

@@ -1,4 +1,4 @@
-//! The two workloads: the agent on every node, the mesh server once.
+//! The workloads: the agent on every node, the mesh server and the operator once.
 
 use serde_json::{Value, json};
 
@@ -84,7 +84,10 @@ pub(super) fn apiserver(o: &Options) -> Value {
                 // The settings are read once, so what depends on them must be a new pod.
                 "metadata": { "labels": { "k8s-app": names::APISERVER, "app.kubernetes.io/part-of": "causeway",
                                           "app.kubernetes.io/name": names::APISERVER },
-                              "annotations": { "causeway.io/enable-kvstoremesh": o.kvstoremesh.to_string() } },
+                              "annotations": {
+                                  "causeway.io/enable-kvstoremesh": o.kvstoremesh.to_string(),
+                                  "causeway.io/enable-mcs-api": o.mcs_api.to_string(),
+                              } },
                 "spec": {
                     "serviceAccountName": names::APISERVER,
                     "priorityClassName": "system-cluster-critical",
@@ -115,6 +118,65 @@ pub(super) fn apiserver(o: &Options) -> Value {
                         { "name": "peer-trust",
                           "secret": { "secretName": names::PEER_TRUST, "optional": true, "defaultMode": 256 } },
                         peers_volume(names::KVSTOREMESH_PEERS, &[(names::REMOTE_CERT, "common")]),
+                    ],
+                },
+            },
+        },
+    })
+}
+
+/// The operator: an ordinary pod that reads the other clusters as an agent does. More replicas stand by.
+pub(super) fn operator(o: &Options) -> Value {
+    let (label, value) = names::OPERATOR_LABEL;
+    let field =
+        |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
+    let mut env = vec![field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")];
+    env.extend(api_env(o));
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": { "name": names::OPERATOR, "namespace": o.namespace, "labels": labels(names::OPERATOR) },
+        "spec": {
+            "replicas": 1,
+            "selector": { "matchLabels": { label: value, "app.kubernetes.io/part-of": "causeway" } },
+            "template": {
+                "metadata": { "labels": { label: value, "app.kubernetes.io/part-of": "causeway",
+                                          "app.kubernetes.io/name": names::OPERATOR },
+                              // The settings are read once, so what depends on them must be a new pod.
+                              "annotations": {
+                                  "causeway.io/enable-endpoint-sync": o.endpoint_slices.to_string(),
+                                  "causeway.io/enable-mcs-api": o.mcs_api.to_string(),
+                              } },
+                "spec": {
+                    "serviceAccountName": names::OPERATOR,
+                    "priorityClassName": "system-cluster-critical",
+                    "terminationGracePeriodSeconds": 10,
+                    "containers": [{
+                        "name": "operator",
+                        "image": o.image,
+                        "command": [BINARY, "operator"],
+                        "env": env,
+                        "ports": [
+                            { "name": "prometheus", "containerPort": crate::operator::HEALTH_PORT, "protocol": "TCP" },
+                        ],
+                        "livenessProbe": {
+                            "httpGet": { "path": "/healthz", "port": crate::operator::HEALTH_PORT },
+                            "periodSeconds": 10, "failureThreshold": 3,
+                        },
+                        "readinessProbe": {
+                            "httpGet": { "path": "/readyz", "port": crate::operator::HEALTH_PORT },
+                            "periodSeconds": 1,
+                        },
+                        "volumeMounts": [
+                            { "name": "config", "mountPath": names::CONFIG_DIR, "readOnly": true },
+                            { "name": "clustermesh", "mountPath": names::PEERS_DIR, "readOnly": true },
+                        ],
+                    }],
+                    "volumes": [
+                        { "name": "config", "configMap": { "name": names::CONFIG_MAP } },
+                        peers_volume(
+                            names::PEERS,
+                            &[(names::REMOTE_CERT, "common"), (names::LOCAL_CERT, "local")],
+                        ),
                     ],
                 },
             },

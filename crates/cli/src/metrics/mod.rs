@@ -2,11 +2,14 @@
 //!
 //! [`remotes`] tells what a reader knows of its remote clusters, [`publish`] how far a publisher is,
 //! [`kvstore`] what is asked of a store, [`cache`] both for the cache, [`services`] what an agent balances,
-//! [`pressure`] how full the kernel's maps are. [`dns`] has CoreDNS' names.
+//! [`pressure`] how full the kernel's maps are, [`conntrack`] what removing entries from them costs, [`mcs`] what the
+//! operator imports. [`dns`] has CoreDNS' names.
 
 pub(crate) mod cache;
+pub(crate) mod conntrack;
 pub(crate) mod dns;
 pub(crate) mod kvstore;
+pub(crate) mod mcs;
 pub(crate) mod pressure;
 pub(crate) mod publish;
 pub(crate) mod remotes;
@@ -25,6 +28,8 @@ pub(crate) type Labels = Vec<(&'static str, String)>;
 pub(crate) const AGENT: &str = "cilium_clustermesh";
 /// Prefix of the cache's names.
 pub(crate) const KVSTOREMESH: &str = "cilium_kvstoremesh";
+/// Prefix of the operator's names.
+pub(crate) const OPERATOR: &str = "cilium_operator_clustermesh";
 /// Prefix of the mesh server's names.
 pub(crate) const APISERVER: &str = "cilium_clustermesh_apiserver";
 

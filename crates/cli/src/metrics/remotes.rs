@@ -107,7 +107,7 @@ impl<S: Statuses> Remotes<S> {
     }
 
     fn revocations(&self, encoder: &mut DescriptorEncoder<'_>, remotes: &[RemoteStatus]) -> std::fmt::Result {
-        let mode = ("mode", if self.global_services.is_some() { "clustermesh" } else { "kvstoremesh" });
+        let mode = ("mode", if self.prefix == super::KVSTOREMESH { "kvstoremesh" } else { "clustermesh" });
         let values =
             remotes.iter().map(|remote| (self.of(remote, Some(mode)), remote.num_cache_revocations as f64));
         let help = "How often services were withdrawn after the cache TTL";

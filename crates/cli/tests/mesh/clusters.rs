@@ -62,9 +62,20 @@ impl Clusters {
     /// Installs once more, now with a cache of the other clusters in the mesh server. Connect after it.
     pub(crate) fn cache(&self, cluster: &str) {
         self.install(cluster, &["--enable-kvstoremesh"]);
-        let wait =
-            ["-n", "kube-system", "rollout", "status", "deployment/clustermesh-apiserver", "--timeout=60s"];
-        self.kubectl(cluster, &wait);
+        self.rolled_out(cluster, "clustermesh-apiserver");
+    }
+
+    /// Installs once more, now with the operator and all it can do.
+    pub(crate) fn operator(&self, cluster: &str) {
+        self.install(cluster, &["--enable-mcs-api", "--enable-endpoint-slice-synchronization"]);
+        self.rolled_out(cluster, "clustermesh-apiserver");
+        self.rolled_out(cluster, "causeway-operator");
+    }
+
+    /// Waits until a Deployment of the installation is as it should be.
+    pub(crate) fn rolled_out(&self, cluster: &str, deployment: &str) {
+        let deployment = format!("deployment/{deployment}");
+        self.kubectl(cluster, &["-n", "kube-system", "rollout", "status", &deployment, "--timeout=60s"]);
     }
 
     /// Installs once more, as an operator would, with more flags; what it said.

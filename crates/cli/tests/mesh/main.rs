@@ -7,6 +7,7 @@ mod dual_stack;
 mod failover;
 mod forwarding;
 mod names;
+mod operator;
 mod servers;
 mod services;
 mod steps;

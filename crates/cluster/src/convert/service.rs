@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use causeway_model::lb::Balancing;
+use causeway_model::mcs::IpFamily;
 use causeway_model::{
     Protocol, Service, ServiceKey, ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
 };
@@ -95,7 +96,9 @@ pub fn any_service(object: &core::Service) -> Service {
         external_traffic: policy(spec.external_traffic_policy.as_deref()),
         internal_traffic: policy(spec.internal_traffic_policy.as_deref()),
         health_check_node_port: spec.health_check_node_port.and_then(|n| u16::try_from(n).ok()).unwrap_or(0),
+        families: spec.ip_families.iter().flatten().filter_map(|word| IpFamily::parse(word)).collect(),
         prefer_zone: annotations.prefers_zone(spec.traffic_distribution.as_deref()),
+        traffic_distribution: spec.traffic_distribution.unwrap_or_default(),
         balancing: Arc::new(balancing),
         exposed: annotations.exposed(),
         node_label: annotations.node_label(),

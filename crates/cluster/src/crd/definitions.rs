@@ -3,7 +3,7 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceColumnDefinition, CustomResourceDefinition, CustomResourceDefinitionNames,
     CustomResourceDefinitionSpec, CustomResourceDefinitionVersion, CustomResourceSubresourceStatus,
-    CustomResourceSubresources, CustomResourceValidation, JSONSchemaProps, JSONSchemaPropsOrArray,
+    CustomResourceSubresources, CustomResourceValidation, JSON, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -12,26 +12,90 @@ pub fn all() -> Vec<CustomResourceDefinition> {
     vec![endpoint(), identity(), node()]
 }
 
-/// The CRD of ServiceExport. As with Cilium, whoever wants the multi-cluster services API installs
-/// it; Causeway only reads the objects.
+/// The CRD of ServiceExport, in both versions. Whoever wants the multi-cluster services API may install
+/// another one; the operator creates it where there is none.
 pub fn service_export_crd() -> CustomResourceDefinition {
     definition(Definition {
         group: "multicluster.x-k8s.io",
-        version: "v1alpha1",
+        version: "v1beta1",
+        older: &["v1alpha1"],
         kind: "ServiceExport",
         plural: "serviceexports",
         singular: "serviceexport",
-        short: &["svcex"],
-        categories: &[],
+        short: &["svcex", "svcexport"],
+        categories: &["multicluster"],
         namespaced: true,
         columns: vec![column("Age", "date", ".metadata.creationTimestamp", "", 0)],
         properties: vec![
             ("spec", object(vec![("exportedLabels", string_map()), ("exportedAnnotations", string_map())])),
-            ("status", open()),
+            ("status", object(vec![("conditions", conditions())])),
         ],
         required: &[],
         status: true,
     })
+}
+
+/// The CRD of ServiceImport, in both versions.
+pub fn service_import_crd() -> CustomResourceDefinition {
+    let mut port = object(vec![
+        ("name", string()),
+        ("protocol", string()),
+        ("appProtocol", string()),
+        ("port", integer()),
+    ]);
+    port.required = Some(vec!["port".to_owned()]);
+    let at_most_two = |items: JSONSchemaProps| JSONSchemaProps { max_items: Some(2), ..array(items) };
+    let kinds = ["ClusterSetIP", "Headless"].map(|kind| JSON(kind.into())).to_vec();
+    let mut spec = object(vec![
+        ("ports", JSONSchemaProps { x_kubernetes_list_type: Some("atomic".to_owned()), ..array(port) }),
+        ("ips", at_most_two(string())),
+        ("type", JSONSchemaProps { enum_: Some(kinds), ..string() }),
+        ("sessionAffinity", string()),
+        ("sessionAffinityConfig", object(vec![("clientIP", object(vec![("timeoutSeconds", integer())]))])),
+        ("ipFamilies", at_most_two(string())),
+        ("internalTrafficPolicy", string()),
+        ("trafficDistribution", string()),
+    ]);
+    spec.required = Some(vec!["ports".to_owned(), "type".to_owned()]);
+    let mut cluster = object(vec![("cluster", string())]);
+    cluster.required = Some(vec!["cluster".to_owned()]);
+    let status = object(vec![("clusters", keyed("cluster", cluster)), ("conditions", conditions())]);
+    definition(Definition {
+        group: "multicluster.x-k8s.io",
+        version: "v1beta1",
+        older: &["v1alpha1"],
+        kind: "ServiceImport",
+        plural: "serviceimports",
+        singular: "serviceimport",
+        short: &["svcim", "svcimport"],
+        categories: &["multicluster"],
+        namespaced: true,
+        columns: vec![
+            column("Type", "string", ".spec.type", "The type of this ServiceImport", 0),
+            column("IP", "string", ".spec.ips", "The addresses of this ServiceImport", 0),
+            column("Age", "date", ".metadata.creationTimestamp", "", 0),
+        ],
+        properties: vec![("spec", spec), ("status", status)],
+        required: &[],
+        status: true,
+    })
+}
+
+/// Standard conditions, one of each type.
+fn conditions() -> JSONSchemaProps {
+    let names = ["lastTransitionTime", "message", "reason", "status", "type"];
+    let mut condition = object(names.map(|name| (name, string())).to_vec());
+    condition.required = Some(names.map(str::to_owned).to_vec());
+    keyed("type", condition)
+}
+
+/// A list in which each item has another value of a field.
+fn keyed(by: &str, item: JSONSchemaProps) -> JSONSchemaProps {
+    JSONSchemaProps {
+        x_kubernetes_list_type: Some("map".to_owned()),
+        x_kubernetes_list_map_keys: Some(vec![by.to_owned()]),
+        ..array(item)
+    }
 }
 
 /// The CRD of CiliumEndpointSlice. Cilium's operator installs it when it writes them; Causeway only
@@ -47,6 +111,7 @@ pub fn endpoint_slice_crd() -> CustomResourceDefinition {
     definition(Definition {
         group: "cilium.io",
         version: "v2alpha1",
+        older: &[],
         kind: "CiliumEndpointSlice",
         plural: "ciliumendpointslices",
         singular: "ciliumendpointslice",
@@ -84,6 +149,7 @@ fn endpoint() -> CustomResourceDefinition {
     definition(Definition {
         group: "cilium.io",
         version: "v2",
+        older: &[],
         kind: "CiliumEndpoint",
         plural: "ciliumendpoints",
         singular: "ciliumendpoint",
@@ -121,6 +187,7 @@ fn identity() -> CustomResourceDefinition {
     definition(Definition {
         group: "cilium.io",
         version: "v2",
+        older: &[],
         kind: "CiliumIdentity",
         plural: "ciliumidentities",
         singular: "ciliumidentity",
@@ -164,6 +231,7 @@ fn node() -> CustomResourceDefinition {
     definition(Definition {
         group: "cilium.io",
         version: "v2",
+        older: &[],
         kind: "CiliumNode",
         plural: "ciliumnodes",
         singular: "ciliumnode",
@@ -189,7 +257,10 @@ fn node() -> CustomResourceDefinition {
 
 struct Definition {
     group: &'static str,
+    /// The version in which objects are stored.
     version: &'static str,
+    /// Others that are served; objects are the same in all.
+    older: &'static [&'static str],
     kind: &'static str,
     plural: &'static str,
     singular: &'static str,
@@ -206,6 +277,18 @@ fn definition(d: Definition) -> CustomResourceDefinition {
     let words = |words: &[&str]| (!words.is_empty()).then(|| words.iter().map(|w| w.to_string()).collect());
     let mut schema = object(d.properties);
     schema.required = words(d.required);
+    let version = |name: &str, storage| CustomResourceDefinitionVersion {
+        name: name.to_owned(),
+        served: true,
+        storage,
+        additional_printer_columns: Some(d.columns.clone()),
+        schema: Some(CustomResourceValidation { open_api_v3_schema: Some(schema.clone()) }),
+        subresources: d.status.then(|| CustomResourceSubresources {
+            status: Some(CustomResourceSubresourceStatus(serde_json::json!({}))),
+            scale: None,
+        }),
+        ..Default::default()
+    };
     CustomResourceDefinition {
         metadata: ObjectMeta { name: Some(format!("{}.{}", d.plural, d.group)), ..Default::default() },
         spec: CustomResourceDefinitionSpec {
@@ -219,18 +302,11 @@ fn definition(d: Definition) -> CustomResourceDefinition {
                 singular: Some(d.singular.to_owned()),
             },
             scope: if d.namespaced { "Namespaced" } else { "Cluster" }.to_owned(),
-            versions: vec![CustomResourceDefinitionVersion {
-                name: d.version.to_owned(),
-                served: true,
-                storage: true,
-                additional_printer_columns: Some(d.columns),
-                schema: Some(CustomResourceValidation { open_api_v3_schema: Some(schema) }),
-                subresources: d.status.then(|| CustomResourceSubresources {
-                    status: Some(CustomResourceSubresourceStatus(serde_json::json!({}))),
-                    scale: None,
-                }),
-                ..Default::default()
-            }],
+            versions: [d.version]
+                .iter()
+                .chain(d.older)
+                .map(|name| version(name, *name == d.version))
+                .collect(),
             ..Default::default()
         },
         status: None,

@@ -7,27 +7,28 @@ mod definitions;
 mod endpoint;
 mod endpoint_slice;
 mod identity;
+mod mcs;
 mod node;
-mod service_export;
-mod service_import;
 
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, Patch, PatchParams};
 
-pub use definitions::{all, endpoint_slice_crd, service_export_crd};
+pub use definitions::{all, endpoint_slice_crd, service_export_crd, service_import_crd};
 pub use endpoint::{
     Addressing, CiliumEndpoint, EndpointEncryption, EndpointIdentifiers, EndpointIdentity,
     EndpointNetworking, EndpointStatus, NamedPort,
 };
 pub use endpoint_slice::{CiliumEndpointSlice, CoreCiliumEndpoint};
 pub use identity::CiliumIdentity;
+pub use mcs::{
+    ClusterStatus, McsVersion, ServiceExport, ServiceExportSpec, ServiceExportStatus, ServiceImport,
+    ServiceImportPort, ServiceImportSpec, ServiceImportStatus,
+};
 pub use node::{
     AddressPair, CiliumNode, CiliumNodeAddress, CiliumNodeSpec, EncryptionSpec, IpamPool, IpamPools, IpamSpec,
 };
-pub use service_export::{ServiceExport, ServiceExportSpec};
-pub use service_import::{McsVersion, ServiceImport, ServiceImportPort, ServiceImportSpec};
 
 use crate::Error;
 
@@ -66,6 +67,29 @@ macro_rules! resource {
     };
 }
 pub(crate) use resource;
+
+/// Creates the definitions of the multi-cluster services API that are not there. Those that are belong to
+/// whoever installed them and stay as they are.
+///
+/// # Errors
+/// [`Error::Api`] if one can be neither read nor created.
+pub async fn create_mcs_crds(client: kube::Client) -> Result<(), Error> {
+    let api: Api<CustomResourceDefinition> = Api::all(client);
+    for crd in [service_export_crd(), service_import_crd()] {
+        let name = crd.metadata.name.clone().unwrap_or_default();
+        let there = api.get_opt(&name).await;
+        if there.map_err(Error::api(format!("read CustomResourceDefinition {name}")))?.is_some() {
+            continue;
+        }
+        match api.create(&Default::default(), &crd).await {
+            Ok(_) => tracing::info!(definition = name, "created"),
+            // Another replica, or the user, was faster.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(Error::api(format!("create CustomResourceDefinition {name}"))(error)),
+        }
+    }
+    Ok(())
+}
 
 /// Creates or updates the CRDs of [`all`] and waits until the API server serves them.
 ///

@@ -4,6 +4,7 @@
 //! once per attempt and retried with back-off for ever; the consumer just sees no events.
 
 mod defined;
+mod operator;
 mod watch;
 
 use causeway_model::lb::HostPorts;
@@ -19,9 +20,8 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 
 use crate::convert::{self, AddressOwners, EndpointGroup, EndpointUnion};
-use crate::crd::{
-    self, CiliumEndpoint, CiliumEndpointSlice, CiliumIdentity, CiliumNode, McsVersion, ServiceExport,
-};
+use crate::crd::{self, CiliumEndpoint, CiliumEndpointSlice, CiliumIdentity, CiliumNode, McsVersion};
+pub use operator::{Served, local_services, mesh_slices, namespaces, service_exports, service_imports};
 use watch::{watch, watch_as};
 
 /// The nodes of cluster `info`, from its CiliumNodes.
@@ -153,17 +153,7 @@ pub fn imports(client: Client) -> impl Stream<Item = Event<ServiceImport>> + Sen
     })
 }
 
-/// The ServiceExports; none until their definition exists.
+/// The ServiceExports as requests to export; none until their definition exists.
 pub fn exports(client: Client) -> impl Stream<Item = Event<ExportRequest>> + Send + 'static {
-    let api = Api::<ServiceExport>::all(client.clone());
-    defined::once_defined(client, "serviceexports.multicluster.x-k8s.io", move |_| {
-        watch(
-            api,
-            |object| Some(convert::export(object)),
-            |object| {
-                let (namespace, name) = convert::names(&object.metadata);
-                Some(ServiceKey { namespace, name })
-            },
-        )
-    })
+    service_exports(client).map(|event| event.map(|object| convert::export(&object), |key| key))
 }

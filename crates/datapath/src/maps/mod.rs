@@ -1,10 +1,13 @@
 //! The maps as Rust sees them: one typed table per map, in the layout of `bpf/lib/*.h`.
 
+pub(crate) mod batch;
 pub(crate) mod endpoint;
+pub(crate) mod flow;
 pub(crate) mod ipcache;
 pub(crate) mod lb;
 pub(crate) mod lookup;
 pub(crate) mod metrics;
+pub(crate) mod pod_flows;
 mod table;
 
 use std::net::IpAddr;
@@ -12,7 +15,7 @@ use std::net::IpAddr;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 pub use table::Usage;
-pub(crate) use table::{Raw, Table};
+pub(crate) use table::{Plain, Raw, Table};
 
 const FAMILY_V4: u32 = 4;
 const FAMILY_V6: u32 = 6;

@@ -58,6 +58,11 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Ok(Self { name, map })
     }
 
+    /// The map's name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub(crate) fn set(&mut self, key: K, value: V) -> Result<(), Error> {
         self.map.insert(Raw(key), Raw(value), 0).map_err(|source| self.error(source))
     }
@@ -85,6 +90,11 @@ impl<K: Plain, V: Plain> Table<K, V> {
             .iter()
             .map(|entry| entry.map(|(key, value)| (key.0, value.0)).map_err(|source| self.error(source)))
             .collect()
+    }
+
+    /// The kernel's map, for callers that need more than a table.
+    pub(crate) fn data(&self) -> &MapData {
+        self.map.map()
     }
 
     /// How many entries there are and how many there may be.

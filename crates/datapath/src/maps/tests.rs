@@ -3,6 +3,7 @@
 use std::mem::{offset_of, size_of};
 
 use super::endpoint::Endpoint;
+use super::flow::{CtEntry, NatEntry, Tuple};
 use super::ipcache::{Prefix, Remote};
 use super::lb::{Affinity, Client, Flow, Frontend, L4, Match, Slot, SourceRange, TableKey};
 use super::metrics::{Key, Value};
@@ -73,7 +74,7 @@ macro_rules! same {
 
 #[test]
 fn layouts_are_those_of_the_kernel_half() {
-    use crate::object::{LXC, SOCK};
+    use crate::object::{HOST, LXC, SOCK};
     same!(LXC, "address", Address, family = family, word = bytes);
     same!(LXC, "prefix", Prefix, bits = bits, address = address);
     same!(
@@ -111,6 +112,42 @@ fn layouts_are_those_of_the_kernel_half() {
         affinity = affinity,
         kind = kind,
         flags = flags
+    );
+    same!(
+        HOST,
+        "tuple",
+        Tuple,
+        src = src,
+        dst = dst,
+        sport = sport,
+        dport = dport,
+        family = family,
+        protocol = protocol,
+        flags = flags
+    );
+    same!(
+        HOST,
+        "ct_entry",
+        CtEntry,
+        address = address,
+        port = port,
+        flags = flags,
+        expires = expires,
+        service = service,
+        identity = identity,
+        origin_seen = origin_seen,
+        reply_seen = reply_seen,
+        nat_port = nat_port
+    );
+    same!(
+        HOST,
+        "nat_entry",
+        NatEntry,
+        client = client,
+        frontend = frontend,
+        client_port = client_port,
+        frontend_port = frontend_port,
+        expires = expires
     );
     same!(SOCK, "slot", Slot, service = service, generation = generation, index = index);
     same!(SOCK, "table", TableKey, service = service, generation = generation);

@@ -1,5 +1,7 @@
 //! The netlink requests we make, each idempotent: what is already so is left.
 
+mod devices;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, RawFd};
 

@@ -4,6 +4,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 pub mod client;
+pub mod vpc;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,10 +13,16 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use causeway_datapath::{AttachMode, Balance, Config, Datapath, Endpoint, EndpointSpec, IpPair, PodNetwork};
+use causeway_datapath::{
+    AttachMode, Balance, Config, Datapath, Endpoint, EndpointSpec, IpPair, PodNetwork, Sizes,
+};
 use causeway_model::{Event, IpEntry, NumericIdentity, PodRef};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+
+/// Maps that are quickly made.
+const SMALL: Sizes =
+    Sizes { services: None, sockets: None, tcp_flows: Some(4096), other_flows: Some(4096), nat: Some(4096) };
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -173,7 +180,7 @@ impl Node {
             ],
             underlay_mtu: 1500,
             attach,
-            balance: Balance::default(),
+            balance: Balance { sizes: SMALL, ..Balance::default() },
         };
         let ip6 = Ipv6Addr::new(0xfd31, 0, 0, 0, 0, 0, 0, n.into());
         Self { ns, ip, ip6, config, cgroup, dir, datapath: None, number: n }

@@ -27,10 +27,13 @@ pub(super) struct History(Option<Box<Versions>>);
 #[derive(Debug, Clone)]
 struct Versions {
     newest: Version,
-    /// Oldest first.
-    #[expect(clippy::box_collection, reason = "for most keys it is not there, and then costs a third")]
-    older: Option<Box<Vec<Version>>>,
+    /// Most keys have none: a pointer takes a third of a vector.
+    older: Option<Box<Older>>,
 }
+
+/// Oldest first.
+#[derive(Debug, Clone)]
+struct Older(Vec<Version>);
 
 impl History {
     fn newest(&self) -> Option<&Version> {
@@ -39,7 +42,7 @@ impl History {
 
     /// All but the newest, oldest first.
     fn older(&self) -> &[Version] {
-        self.0.as_ref().and_then(|versions| versions.older.as_deref()).map_or(&[][..], Vec::as_slice)
+        self.0.as_ref().and_then(|versions| versions.older.as_deref()).map_or(&[][..], |older| &older.0[..])
     }
 
     /// The revision of the last change; 0 if there is none.
@@ -85,7 +88,8 @@ impl History {
             Some(versions) => {
                 let replaced = std::mem::replace(&mut versions.newest, version);
                 // Of a key that has two versions most have no more: a vector's first growth is to four.
-                versions.older.get_or_insert_with(|| Box::new(Vec::with_capacity(1))).push(replaced);
+                let older = versions.older.get_or_insert_with(|| Box::new(Older(Vec::with_capacity(1))));
+                older.0.push(replaced);
             }
         }
     }
@@ -100,7 +104,7 @@ impl History {
     /// Removes the newest version.
     fn pop(&mut self) {
         let Some(versions) = &mut self.0 else { return };
-        match versions.older.as_deref_mut().and_then(Vec::pop) {
+        match versions.older.as_deref_mut().and_then(|older| older.0.pop()) {
             Some(before) => versions.newest = before,
             None => self.0 = None,
         }
@@ -110,14 +114,14 @@ impl History {
     /// An empty list of older versions is none.
     fn tidy(&mut self) {
         if let Some(versions) = &mut self.0 {
-            versions.older.take_if(|older| older.is_empty());
+            versions.older.take_if(|older| older.0.is_empty());
         }
     }
 
     /// Removes what neither a reader nor a watcher at `revision` or later can see; `dropped` is called with each.
     pub(super) fn compact(&mut self, revision: i64, mut dropped: impl FnMut(Version)) {
         let Some(versions) = &mut self.0 else { return };
-        if let Some(older) = versions.older.as_deref_mut() {
+        if let Some(Older(older)) = versions.older.as_deref_mut() {
             let before = older.partition_point(|v| v.mod_revision < revision);
             let next = older.get(before).unwrap_or(&versions.newest).mod_revision;
             // The last one before it is what a reader there sees, unless that was replaced or deleted by then.

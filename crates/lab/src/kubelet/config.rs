@@ -50,8 +50,6 @@ pub struct KubeletConfig {
     pub cluster_domain: String,
     /// Where logs and health are served.
     pub listen: SocketAddr,
-    /// Run the user-space forwarder of node ports.
-    pub node_ports: bool,
 }
 
 impl KubeletConfig {
@@ -79,7 +77,6 @@ impl KubeletConfig {
             cluster_dns: None,
             cluster_domain: "cluster.local".into(),
             listen: SocketAddr::from(([0, 0, 0, 0], 10250)),
-            node_ports: true,
         }
     }
 }

@@ -16,7 +16,6 @@ pub mod files;
 pub mod logs;
 pub mod machine;
 pub mod node;
-pub mod nodeport;
 pub mod pods;
 pub mod probes;
 pub mod process;
@@ -82,9 +81,6 @@ pub async fn run(config: KubeletConfig, shutdown: CancellationToken) -> Result<(
     tasks.spawn(sources::watch(client.clone(), changes, shutdown.clone()));
     tasks.spawn(logs::serve(listener, shared.logs.clone(), shutdown.clone()));
     tasks.spawn(pods::maintain_network(shared.clone(), shutdown.clone()));
-    if config.node_ports {
-        tasks.spawn(nodeport::run(client, events, shutdown.clone()));
-    }
     pods::run(shared, shutdown).await;
     while tasks.join_next().await.is_some() {}
     process::cgroup::remove(&top, LEFTOVERS).await.map_err(leftovers)

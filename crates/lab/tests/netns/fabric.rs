@@ -1,6 +1,6 @@
 //! The VPC without the rest of a lab: subnets, routes, cut links, load balancers.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use causeway_lab::fabric::lb::{Frontend, Frontends, Protocol};
@@ -18,6 +18,7 @@ use crate::host::until;
 pub(crate) const TESTS: &[Test] = &[
     ("netns_machines_reach_each_other_across_subnets", machines_reach_each_other),
     ("netns_subnets_without_a_route_are_apart", subnets_without_a_route),
+    ("netns_dual_stack_machines_reach_each_other_where_there_is_a_route", dual_stack),
     ("netns_load_balancers_forward_and_a_cut_link_is_silent", load_balancers),
 ];
 
@@ -64,6 +65,32 @@ fn subnets_without_a_route() {
     assert!(pings(&machines[0].1, machines[1].0), "in the subnet");
     assert!(!pings(&machines[0].1, machines[2].0), "between subnets");
     assert!(!pings(&machines[2].1, machines[0].0), "between subnets");
+}
+
+/// Whether a machine is reached: that nobody listens there is an answer of its own.
+fn answers(from: &NetNs, to: IpAddr) -> bool {
+    inside(from, async move || {
+        let attempt = tokio::time::timeout(Duration::from_secs(20), TcpStream::connect((to, 1))).await;
+        let error = attempt.expect("an answer of the machine or of the VPC").unwrap_err();
+        error.kind() == std::io::ErrorKind::ConnectionRefused
+    })
+}
+
+fn dual_stack() {
+    for routes in [None, Some(Vec::new())] {
+        let routed = routes.is_none();
+        let topology = Topology { routes, ..Topology::default() }.dual_stack();
+        let (plan, _fabric, machines) = vpc(&topology);
+        let nodes: Vec<_> = plan.clusters.iter().flat_map(|c| &c.nodes).collect();
+        for (node, (_, from)) in nodes.iter().zip(&machines) {
+            for other in &nodes {
+                for to in other.addresses() {
+                    let reached = routed || node.subnet == other.subnet;
+                    assert_eq!(answers(from, to), reached, "from {} to {to}", node.address);
+                }
+            }
+        }
+    }
 }
 
 /// Runs async work in a namespace on a thread of its own.

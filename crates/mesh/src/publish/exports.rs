@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use causeway_model::{
-    ClusterName, Collection, Event, ExportPort, ExportRequest, ExportType, Service, ServiceExport, ServiceKey,
-};
+use causeway_model::{ClusterName, Collection, Event, ExportRequest, Service, ServiceExport, ServiceKey};
+
+use crate::mcs;
 
 /// An export is published while both objects exist.
 #[derive(Debug)]
@@ -47,21 +47,6 @@ impl ExportJoin {
         let (Some(service), Some(export)) = (self.services.get(&key), self.exports.get(&key)) else {
             return Event::Remove((self.cluster.clone(), key));
         };
-        let ports = service.ports.iter().map(|p| ExportPort {
-            name: p.name.clone(),
-            protocol: p.protocol.as_str().to_owned(),
-            app_protocol: p.app_protocol.clone().unwrap_or_default(),
-            port: p.port,
-        });
-        Event::Upsert(ServiceExport {
-            cluster: self.cluster.clone(),
-            annotations: export.annotations.clone(),
-            labels: export.labels.clone(),
-            created: export.created.clone(),
-            ports: ports.collect(),
-            kind: if service.headless { ExportType::Headless } else { ExportType::ClusterSetIP },
-            session_affinity: service.session_affinity,
-            key,
-        })
+        Event::Upsert(mcs::export(self.cluster.clone(), service, export))
     }
 }

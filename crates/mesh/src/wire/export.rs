@@ -1,14 +1,19 @@
-//! MCS-API service exports (mesh-protocol 2.7).
+//! MCS-API service exports (mesh-protocol 2.7). The last three fields are those of Cilium 1.19; older readers pass
+//! over them.
 
 use std::collections::BTreeMap;
 
-use causeway_model::{ClusterInfo, ExportPort, ExportType, ServiceExport, ServiceKey, SessionAffinity};
+use causeway_model::mcs::IpFamily;
+use causeway_model::{
+    ClusterInfo, ExportPort, ExportType, ServiceExport, ServiceKey, SessionAffinity, TrafficPolicy,
+};
 
 use super::go::{self, go_struct};
 use super::{Fault, Reason, at_most, fault};
 use crate::keys;
 
 const MAX_PORTS: usize = 1024;
+const MAX_FAMILIES: usize = 16;
 
 go_struct! {
     struct Wire {
@@ -24,6 +29,12 @@ go_struct! {
         session_affinity: String = "sessionAffinity",
         #[serde(skip_serializing_if = "Option::is_none")]
         session_affinity_config: Option<AffinityConfig> = "sessionAffinityConfig",
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        ip_families: Vec<String> = "ipFamilies",
+        #[serde(skip_serializing_if = "String::is_empty")]
+        internal_traffic_policy: String = "internalTrafficPolicy",
+        #[serde(skip_serializing_if = "String::is_empty")]
+        traffic_distribution: String = "trafficDistribution",
     }
 }
 
@@ -84,6 +95,12 @@ pub(super) fn encode(export: &ServiceExport) -> Vec<u8> {
         },
         session_affinity: affinity.to_owned(),
         session_affinity_config: config,
+        ip_families: export.families.iter().map(|family| family.as_str().to_owned()).collect(),
+        internal_traffic_policy: match export.internal_traffic {
+            TrafficPolicy::Cluster => String::new(),
+            TrafficPolicy::Local => LOCAL.to_owned(),
+        },
+        traffic_distribution: export.traffic_distribution.clone(),
     })
 }
 
@@ -119,6 +136,7 @@ pub(super) fn decode(suffix: &str, value: &[u8], from: &ClusterInfo) -> Result<S
         }
     }
     at_most("ports", wire.ports.len(), MAX_PORTS)?;
+    at_most("ipFamilies", wire.ip_families.len(), MAX_FAMILIES)?;
     let kind = match wire.kind.as_str() {
         "ClusterSetIP" => ExportType::ClusterSetIP,
         "Headless" => ExportType::Headless,
@@ -164,8 +182,18 @@ pub(super) fn decode(suffix: &str, value: &[u8], from: &ClusterInfo) -> Result<S
             .collect(),
         kind,
         session_affinity,
+        // Families that are none are passed over: more may come.
+        families: wire.ip_families.iter().filter_map(|word| IpFamily::parse(word)).collect(),
+        internal_traffic: match wire.internal_traffic_policy.as_str() {
+            LOCAL => TrafficPolicy::Local,
+            _ => TrafficPolicy::Cluster,
+        },
+        traffic_distribution: wire.traffic_distribution,
     })
 }
+
+/// `internalTrafficPolicy` other than the default.
+const LOCAL: &str = "Local";
 
 /// Go's zero time, 0001-01-01T00:00:00Z, in seconds before 1970.
 const ZERO_TIME: jiff::Timestamp = jiff::Timestamp::constant(-62_135_596_800, 0);

@@ -1,6 +1,7 @@
 //! Bad input and odd spellings, kind by kind.
 
-use causeway_model::{ClusterId, MaxClusters};
+use causeway_model::mcs::IpFamily;
+use causeway_model::{ClusterId, MaxClusters, TrafficPolicy};
 
 use super::*;
 
@@ -106,6 +107,18 @@ fn exports_are_validated() {
     let lower = good.replace("\"Annotations\":null", r#""annotations":{"a":"b"}"#);
     let Ok(Entry::Export(export)) = read(Kind::ServiceExports, "shop/cart", &lower) else { panic!() };
     assert_eq!(export.annotations.unwrap()["a"], "b");
+    assert_eq!((export.families.len(), export.internal_traffic), (0, TrafficPolicy::Cluster));
+    // The fields of 1.19, there and back.
+    let newer = good.replace(
+        r#""sessionAffinity":"None""#,
+        r#""sessionAffinity":"None","ipFamilies":["IPv6","IPv4","IPv9"],"internalTrafficPolicy":"Local","trafficDistribution":"PreferClose""#,
+    );
+    let Ok(Entry::Export(export)) = read(Kind::ServiceExports, "shop/cart", &newer) else { panic!() };
+    assert_eq!(
+        (&export.families, export.internal_traffic),
+        (&vec![IpFamily::V6, IpFamily::V4], TrafficPolicy::Local)
+    );
+    assert_eq!(String::from_utf8(Entry::Export(export).encode().1).unwrap(), newer.replace(r#","IPv9""#, ""));
     refused(
         Kind::ServiceExports,
         "shop/cart",

@@ -78,6 +78,9 @@ pub(crate) fn entry(from: &ClusterInfo, index: usize, kind: Kind, n: usize, vers
             }],
             kind: ExportType::ClusterSetIP,
             session_affinity: SessionAffinity::None,
+            families: vec![],
+            internal_traffic: Default::default(),
+            traffic_distribution: String::new(),
         }),
     }
 }

@@ -21,7 +21,8 @@ pub(super) fn address(node: &Node) -> Option<Ipv4Addr> {
         && !node.labels().contains_key(EXCLUDED)
         && node.metadata.deletion_timestamp.is_none();
     let all = node.status.as_ref()?.addresses.as_ref()?;
-    usable.then(|| all.iter().find(|a| a.type_ == "InternalIP")?.address.parse().ok()).flatten()
+    let mut internal = all.iter().filter(|a| a.type_ == "InternalIP");
+    usable.then(|| internal.find_map(|a| a.address.parse().ok())).flatten()
 }
 
 /// The frontends of one Service, one for each TCP or UDP port with a node port. With `externalTrafficPolicy: Local` only nodes with

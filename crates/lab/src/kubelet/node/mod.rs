@@ -64,7 +64,7 @@ fn resources() -> Value {
     json!({"cpu": cpus.to_string(), "memory": format!("{kib}Ki"), "ephemeral-storage": "10Gi", "pods": "110"})
 }
 
-/// The status of the node. `since` is when its readiness last changed.
+/// The status of the node, as a strategic merge patch. `since` is when its readiness last changed.
 fn status(config: &KubeletConfig, network: &Result<(), String>, since: Timestamp, now: Timestamp) -> Value {
     let condition = |kind: &str, status: bool, reason: &str, message: &str, since: Timestamp| {
         json!({"type": kind, "status": if status { "True" } else { "False" }, "reason": reason, "message": message,
@@ -86,6 +86,8 @@ fn status(config: &KubeletConfig, network: &Result<(), String>, since: Timestamp
     let addresses: Vec<Value> = internal
         .chain([("Hostname", config.node_name.clone())])
         .map(|(kind, address)| json!({"type": kind, "address": address}))
+        // A patch would merge addresses by their type, and there may be two of one.
+        .chain([json!({"$patch": "replace"})])
         .collect();
     json!({
         "addresses": addresses,

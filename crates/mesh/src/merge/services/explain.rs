@@ -319,7 +319,7 @@ impl ServiceMerger {
         let mut out = vec![];
         for (ip, endpoint) in endpoints.iter().filter(|(ip, _)| family(ip)) {
             let conditions = endpoint.conditions;
-            if !conditions.ready && !(conditions.serving && conditions.terminating) {
+            if !(conditions.ready || conditions.serving && conditions.terminating) {
                 out.push(view(*ip, None, endpoint.node.clone(), BackendState::NotReady, "it is not ready"));
             }
         }

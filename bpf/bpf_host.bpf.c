@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Both directions of the node's native devices: clients outside reach NodePorts, external addresses
+ * and host ports here, before the node's stack sees their packets. */
+
+#include "lib/nodeport.h"
+
+/* UDP port of the tunnel; its packets are nobody's service. */
+#define TUNNEL_PORT 8472
+
+/* What is for no frontend may be an answer from a backend of another node. */
+static __always_inline int no_frontend(struct __sk_buff *skb, struct tuple *tuple,
+				       const struct l4_header *l4)
+{
+	int found = nat_reply(skb, tuple, l4);
+
+	if (found > 0)
+		return route_out(skb, tuple, DIRECTION_INGRESS);
+	if (found < 0)
+		return drop(skb, -found, DIRECTION_INGRESS);
+	if (l4->kind == L4_ERROR)
+		return error_to_backend(skb, tuple, l4);
+	return ACT_OK;
+}
+
+/* To the frontend at `key`. */
+static __always_inline int to_frontend(struct __sk_buff *skb, struct scratch *s, struct l4 *key)
+{
+	struct endpoint *pod;
+	struct address dst;
+	__be16 port = 0;
+	int reason;
+
+	s->out = s->flow;
+	s->flow.flags = FLOW_SERVICE;
+	reason = service_backend(&s->flow, &s->l4, key, &s->out, &port);
+	if (reason == SERVICE_NONE)
+		return ACT_OK;
+	if (reason == REASON_NO_BACKEND)
+		return refuse(skb, &s->flow, &s->l4, DIRECTION_INGRESS);
+	if (reason)
+		return drop(skb, reason, DIRECTION_INGRESS);
+	dst = address_of(&s->out, s->out.dst);
+	pod = bpf_map_lookup_elem(&cw_endpoints, &dst);
+	if (pod || is_own_address(&dst))
+		return to_local(skb, s, pod);
+	return to_remote(skb, s, port);
+}
+
+__global int outside(struct __sk_buff *skb, __u32 family)
+{
+	struct scratch *s = scratch();
+	struct frontend *frontend;
+	struct address source;
+	struct l4 key;
+	int reason;
+
+	if (!s)
+		return ACT_DROP;
+	reason = packet_flow(skb, family, &s->flow, &s->l4);
+	if (reason == REASON_FRAGMENT_NOT_FOUND)
+		return drop(skb, reason, DIRECTION_INGRESS);
+	/* What cannot be read is the stack's to judge. */
+	if (reason || s->l4.kind == L4_NONE || s->l4.kind == L4_ECHO)
+		return ACT_OK;
+	if (s->flow.protocol == IPPROTO_UDP && s->flow.dport == bpf_htons(TUNNEL_PORT))
+		return ACT_OK;
+	if (s->l4.kind == L4_ERROR)
+		return no_frontend(skb, &s->flow, &s->l4);
+	key = frontend_key(&s->flow);
+	frontend = find_outside(&key);
+	if (!frontend)
+		return no_frontend(skb, &s->flow, &s->l4);
+	source = address_of(&s->flow, s->flow.src);
+	if (!is_source_allowed(frontend, &source))
+		return drop(skb, REASON_SOURCE_RANGE, DIRECTION_INGRESS);
+	return to_frontend(skb, s, &key);
+}
+
+SEC("classifier")
+int from_netdev(struct __sk_buff *skb)
+{
+	__u32 family = family_of(skb);
+
+	if (!family || skb->pkt_type != PACKET_HOST)
+		return ACT_OK;
+	return outside(skb, family);
+}
+
+/* Answers of backends in the node's own network. */
+__global int inside(struct __sk_buff *skb, __u32 family)
+{
+	struct scratch *s = scratch();
+	int found;
+
+	if (!s || packet_flow(skb, family, &s->flow, &s->l4))
+		return ACT_OK;
+	if (s->flow.protocol == IPPROTO_UDP && s->flow.dport == bpf_htons(TUNNEL_PORT))
+		return ACT_OK;
+	found = service_reply(skb, &s->flow, &s->l4, FLOW_IN);
+	return found < 0 ? drop(skb, -found, DIRECTION_EGRESS) : ACT_OK;
+}
+
+SEC("classifier")
+int to_netdev(struct __sk_buff *skb)
+{
+	__u32 family = family_of(skb);
+
+	if (!family || !(pod_flows(HOST_FLOWS) & FLOWS_BACKEND))
+		return ACT_OK;
+	return inside(skb, family);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Clients outside and the frontends they reach at this node: translation to the backend, by source
+ * NAT where it is on another node, and the replies back to the client. */
+#pragma once
+
+#include "deliver.h"
+#include "nat.h"
+#include "refuse.h"
+#include "route.h"
+#include "service.h"
+
+/* The node's addresses: what packets have as source on the way to backends of other nodes, in the
+ * tunnel and beside it. Set when the programs are loaded; zero where the node has none of a family. */
+const volatile __be32 INTERNAL_IP4 = 0;
+const volatile __be32 NODE_IP4 = 0;
+const volatile __be32 INTERNAL_IP6[4] = {};
+const volatile __be32 NODE_IP6[4] = {};
+
+static __always_inline int set_nat_source(struct tuple *out, int by_tunnel)
+{
+	if (out->family == FAMILY_V4) {
+		out->src[0] = by_tunnel ? INTERNAL_IP4 : NODE_IP4;
+		return out->src[0] != 0;
+	}
+#pragma clang loop unroll(full)
+	for (int i = 0; i < 4; i++)
+		out->src[i] = by_tunnel ? INTERNAL_IP6[i] : NODE_IP6[i];
+	return (out->src[0] | out->src[1] | out->src[2] | out->src[3]) != 0;
+}
+
+/* To a backend of this node: a pod, or, where there is none, something in the node's own network.
+ * scratch's `flow` is the client's, its `out` what it becomes. */
+static __always_inline int to_local(struct __sk_buff *skb, struct scratch *s,
+				    const struct endpoint *pod)
+{
+	struct packet packet;
+	int reason;
+
+	s->out.flags = FLOW_IN;
+	mark_flows(pod ? pod->id : HOST_FLOWS, FLOWS_BACKEND);
+	reason = service_flow(&s->out, &s->l4, &s->flow, CT_NODE_PORT, IDENTITY_WORLD);
+	if (!reason)
+		reason = rewrite(skb, &s->l4, &s->flow, &s->out);
+	if (reason)
+		return drop(skb, reason, DIRECTION_INGRESS);
+	/* The rest is the stack's. */
+	if (!pod)
+		return ACT_OK;
+	if (!parse(skb, s->out.family, &packet))
+		return drop(skb, REASON_INVALID_PACKET, DIRECTION_INGRESS);
+	if (hops(&packet) <= 1)
+		return drop(skb, REASON_TTL, DIRECTION_INGRESS);
+	return deliver(skb, &packet, pod);
+}
+
+/* Whether a packet that is too long for a link has to be answered instead of cut. */
+static __always_inline int may_not_be_fragmented(struct __sk_buff *skb, const struct tuple *tuple)
+{
+	__be16 fragment;
+
+	if (tuple->family == FAMILY_V6)
+		return 1;
+	return !bpf_skb_load_bytes(skb, ETH_HLEN + 6, &fragment, sizeof(fragment)) &&
+	       fragment & bpf_htons(V4_DONT_FRAGMENT);
+}
+
+/* To a backend of another node; `port` is the one the flow has had of this node. */
+static __always_inline int to_remote(struct __sk_buff *skb, struct scratch *s, __be16 port)
+{
+	struct address dst = address_of(&s->out, s->out.dst);
+	struct remote *remote = ipcache_lookup(&dst);
+	__be32 node = remote ? remote->tunnel_endpoint : 0;
+	struct packet packet;
+	__u32 mtu = 0;
+	int reason;
+
+	if (!set_nat_source(&s->out, node != 0))
+		return drop(skb, REASON_NAT_NO_PORT, DIRECTION_EGRESS);
+	if (node && s->l4.fragment == FRAGMENT_NONE &&
+	    bpf_check_mtu(skb, VXLAN_IFINDEX, &mtu, 0, BPF_MTU_CHK_SEGS) ==
+		    BPF_MTU_CHK_RET_FRAG_NEEDED &&
+	    may_not_be_fragmented(skb, &s->flow))
+		return too_big(skb, &s->flow, mtu, DIRECTION_EGRESS);
+	reason = nat_port(&s->flow, &s->out, port, &s->l4);
+	if (!reason && s->out.sport != port) {
+		struct ct_entry *entry = ct_find(&s->flow, s->l4.now);
+
+		if (entry)
+			entry->nat_port = s->out.sport;
+	}
+	if (!reason)
+		reason = rewrite(skb, &s->l4, &s->flow, &s->out);
+	if (reason)
+		return drop(skb, reason, DIRECTION_EGRESS);
+	if (!node)
+		return route_out(skb, &s->out, DIRECTION_EGRESS);
+	if (!parse(skb, s->out.family, &packet))
+		return drop(skb, REASON_INVALID_PACKET, DIRECTION_EGRESS);
+	if (hops(&packet) <= 1)
+		return drop(skb, REASON_TTL, DIRECTION_EGRESS);
+	decrement_hops(&packet);
+	if (set_tunnel(skb, node, IDENTITY_WORLD))
+		return drop(skb, REASON_TUNNEL_KEY, DIRECTION_EGRESS);
+	count(skb, REASON_FORWARDED, DIRECTION_EGRESS);
+	return bpf_redirect(VXLAN_IFINDEX, 0);
+}
+
+/* An ICMP error about a reply, on its way to the frontend: it is for the backend. */
+__global int error_to_backend(struct __sk_buff *skb, struct tuple *outer,
+			      const struct l4_header *l4)
+{
+	struct scratch *s = scratch();
+	struct ct_entry *entry;
+	struct endpoint *pod;
+	struct packet packet;
+	struct address dst;
+	struct tuple *to;
+	__be32 node = 0;
+	int reason;
+
+	if (!s || !outer || !l4 || !quoted_flow(skb, s, outer, l4))
+		return ACT_OK;
+	to = &s->quote_out;
+	reverse(&s->quote, FLOW_SERVICE, to);
+	entry = ct_find(to, l4->now);
+	if (!entry)
+		return ACT_OK;
+	*to = s->quote;
+	__builtin_memcpy(to->src, entry->address, sizeof(to->src));
+	to->sport = entry->port;
+	__builtin_memcpy(outer->dst, entry->address, sizeof(outer->dst));
+	dst = address_of(outer, outer->dst);
+	pod = bpf_map_lookup_elem(&cw_endpoints, &dst);
+	if (!pod) {
+		struct remote *remote = ipcache_lookup(&dst);
+
+		node = remote ? remote->tunnel_endpoint : 0;
+		/* The backend has sent its packet to the node's address and port. */
+		if (entry->nat_port) {
+			s->out = *to;
+			if (!set_nat_source(&s->out, node != 0))
+				return ACT_OK;
+			__builtin_memcpy(to->dst, s->out.src, sizeof(to->dst));
+			to->dport = entry->nat_port;
+		}
+	}
+	reason = rewrite_quote(skb, l4);
+	if (!reason)
+		reason = rewrite(skb, l4, &s->error, outer);
+	if (reason)
+		return drop(skb, reason, DIRECTION_INGRESS);
+	if (!parse(skb, outer->family, &packet) || hops(&packet) <= 1)
+		return drop(skb, REASON_INVALID_PACKET, DIRECTION_INGRESS);
+	if (pod)
+		return hand_over(skb, &packet, pod);
+	if (!node)
+		return is_own_address(&dst) ? ACT_OK : route_out(skb, outer, DIRECTION_EGRESS);
+	decrement_hops(&packet);
+	if (set_tunnel(skb, node, IDENTITY_WORLD))
+		return drop(skb, REASON_TUNNEL_KEY, DIRECTION_EGRESS);
+	return bpf_redirect(VXLAN_IFINDEX, 0);
+}
+
+/* An ICMP error about what went to a backend of another node under the node's address: it is for the
+ * client. As nat_reply(). */
+static __always_inline int nat_error(struct __sk_buff *skb, struct tuple *outer,
+				     const struct l4_header *l4)
+{
+	struct scratch *s = scratch();
+	struct nat_entry *entry;
+	struct tuple *to;
+	int reason;
+
+	if (!s || !quoted_flow(skb, s, outer, l4))
+		return 0;
+	to = &s->quote_out;
+	reverse(&s->quote, FLOW_IN, to);
+	entry = bpf_map_lookup_elem(&cw_nat, to);
+	if (!entry)
+		return 0;
+	*to = s->quote;
+	__builtin_memcpy(to->src, entry->client, sizeof(to->src));
+	__builtin_memcpy(to->dst, entry->frontend, sizeof(to->dst));
+	to->sport = entry->client_port;
+	to->dport = entry->frontend_port;
+	__builtin_memcpy(outer->dst, entry->client, sizeof(outer->dst));
+	if (same_words(outer->src, s->quote.dst))
+		__builtin_memcpy(outer->src, entry->frontend, sizeof(outer->src));
+	reason = rewrite_quote(skb, l4);
+	if (!reason)
+		reason = rewrite(skb, l4, &s->error, outer);
+	return reason ? -reason : 1;
+}
+
+/* A reply to the node's address that is for a client outside, or an error about what the client sent:
+ * `tuple` becomes what the client waits for. 0: it is neither; 1: translated; negative: minus the
+ * reason why it cannot. */
+__global int nat_reply(struct __sk_buff *skb, struct tuple *tuple, const struct l4_header *l4)
+{
+	struct scratch *s = scratch();
+	struct nat_entry *entry;
+	struct tuple *to;
+	__u32 expires;
+	int reason;
+
+	if (!s || !tuple || !l4)
+		return 0;
+	if (l4->kind == L4_ERROR)
+		return nat_error(skb, tuple, l4);
+	if (l4->kind != L4_PORTS)
+		return 0;
+	if (!is_nat_port(tuple->dport) && tuple->protocol != PROTO_SCTP)
+		return 0;
+	to = &s->out;
+	*to = *tuple;
+	to->flags = FLOW_IN;
+	entry = bpf_map_lookup_elem(&cw_nat, to);
+	if (!entry)
+		return 0;
+	expires = l4->now + CT_TIMEOUT_ANY;
+	if (expires - entry->expires > CT_GRAIN)
+		entry->expires = expires;
+	nat_service(entry, tuple, &s->quote);
+	ct_service_closing(&s->quote, l4->tcp_flags, l4->now);
+	reverse(&s->quote, 0, to);
+	reason = rewrite(skb, l4, tuple, to);
+	if (reason)
+		return -reason;
+	*tuple = *to;
+	return 1;
+}
