@@ -17,7 +17,7 @@ use causeway_daemon::health::Guard;
 use causeway_mesh::mcs::Imports;
 use causeway_mesh::remote::{RemoteChange, RemoteEvent, RemoteStatus};
 use causeway_mesh::slices::{Pair, Slices};
-use causeway_model::mcs::{LocalService, Namespace};
+use causeway_model::mcs::LocalService;
 use causeway_model::{ClusterName, Collection, Event, ServiceKey, SliceKey};
 use futures::StreamExt;
 use kube::Client;

@@ -40,6 +40,7 @@ impl Kubernetes {
             store: Store::new(StoreOptions::default()),
             cluster_name: "cls-a".into(),
             service_cidr: "10.96.0.0/16".parse().unwrap(),
+            service_cidr_v6: None,
             cert_pem: server.cert,
             key_pem: server.key,
             client_ca_pem: ca.pair.cert.clone(),
