@@ -68,8 +68,8 @@ fn key(text: &str) -> bool {
     }
 }
 
-/// Letters and digits, with hyphens, underscores and dots between them.
-fn name(text: &str) -> bool {
+/// The value of a label, not empty: letters and digits, with hyphens, underscores and dots between them.
+pub(crate) fn name(text: &str) -> bool {
     let bytes = text.as_bytes();
     let good = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
     let outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);

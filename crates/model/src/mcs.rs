@@ -121,6 +121,10 @@ pub struct MeshEndpoint {
     pub address: IpAddr,
     /// Its DNS host name; empty = none.
     pub hostname: String,
+    /// Its zone; empty = not known.
+    pub zone: String,
+    /// Zones that should use it.
+    pub for_zones: Vec<String>,
 }
 
 /// A condition of a ServiceExport or ServiceImport; the time of its last change is kept by who writes it.

@@ -15,7 +15,7 @@ use crate::convert::names;
 const GROUP: &str = "multicluster.x-k8s.io";
 
 /// The version in which a cluster's API server is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum McsVersion {
     /// `v1alpha1`, the only one before mcs-api 0.3.
     V1alpha1,

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use causeway_model::mcs::{MeshEndpoint, MeshSlice};
 use causeway_model::{ClusterName, Keyed, ServiceKey, SliceKey};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Client;
 use kube::api::{Api, PostParams};
@@ -89,10 +91,16 @@ fn is_same(old: &EndpointSlice, new: &EndpointSlice) -> bool {
 
 fn object(of: &MeshSlice) -> EndpointSlice {
     let conditions = EndpointConditions { ready: Some(true), serving: Some(true), terminating: Some(false) };
-    let endpoint = |MeshEndpoint { address, hostname }: &MeshEndpoint| Endpoint {
-        addresses: vec![address.to_string()],
+    let set = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let endpoint = |of: &MeshEndpoint| Endpoint {
+        addresses: vec![of.address.to_string()],
         conditions: Some(conditions.clone()),
-        hostname: Some(hostname.clone()).filter(|name| !name.is_empty()),
+        hostname: set(&of.hostname),
+        zone: set(&of.zone),
+        hints: (!of.for_zones.is_empty()).then(|| EndpointHints {
+            for_zones: Some(of.for_zones.iter().map(|name| ForZone { name: name.clone() }).collect()),
+            ..EndpointHints::default()
+        }),
         ..Endpoint::default()
     };
     let ports = of.ports.iter().map(|port| EndpointPort {
@@ -192,8 +200,12 @@ mod tests {
     use super::*;
 
     fn wanted(name: &str, ips: &[&str]) -> MeshSlice {
-        let endpoints =
-            ips.iter().map(|ip| MeshEndpoint { address: ip.parse().unwrap(), hostname: String::new() });
+        let endpoints = ips.iter().map(|ip| MeshEndpoint {
+            address: ip.parse().unwrap(),
+            hostname: String::new(),
+            zone: String::new(),
+            for_zones: vec![],
+        });
         MeshSlice {
             name: name.into(),
             service: ServiceKey { namespace: "shop".into(), name: "web".into() },

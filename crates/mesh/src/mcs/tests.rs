@@ -39,12 +39,7 @@ pub(super) fn export(cluster: &str, minute: u32) -> ServiceExport {
 pub(super) fn service(key: ServiceKey) -> LocalService {
     LocalService {
         service: Service {
-            key,
-            kind: ServiceType::ClusterIP,
             cluster_ips: vec!["10.96.0.7".parse().unwrap()],
-            headless: false,
-            external_ips: vec![],
-            load_balancer_ips: vec![],
             ports: vec![ServicePort {
                 name: "http".into(),
                 protocol: Protocol::TCP,
@@ -52,13 +47,10 @@ pub(super) fn service(key: ServiceKey) -> LocalService {
                 port: 80,
                 node_port: 0,
             }],
-            session_affinity: SessionAffinity::None,
             labels: [("team".to_owned(), "a".to_owned())].into(),
             selector: [("app".to_owned(), "cart".to_owned())].into(),
-            sharing: Default::default(),
-            internal_traffic: TrafficPolicy::Cluster,
             families: vec![IpFamily::V4],
-            traffic_distribution: String::new(),
+            ..Service::new(key)
         },
         uid: "uid".into(),
         sync_slices: None,

@@ -30,6 +30,9 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Most ports of a slice; Kubernetes refuses more.
 const MAX_PORTS: usize = 100;
 
+/// Most zones an endpoint is meant for; Kubernetes refuses more.
+const MAX_HINTS: usize = 8;
+
 /// A Service of this cluster and another cluster.
 pub type Pair = (ServiceKey, ClusterName);
 
@@ -108,10 +111,7 @@ impl Slices {
         for ((family, ports), addresses) in groups {
             let ports = slice_ports(&ports);
             for (first, addresses) in pack::pack(addresses, self.limit, |ip| *ip) {
-                let endpoint = |address| {
-                    let hostname = shared.hostnames.get(&address).filter(|name| valid::dns_label(name));
-                    MeshEndpoint { address, hostname: hostname.cloned().unwrap_or_default() }
-                };
+                let endpoint = |address| endpoint(shared, address);
                 let name = slice_name(key, cluster, family, &ports, first);
                 let slice = MeshSlice {
                     name: name.clone(),
@@ -127,6 +127,24 @@ impl Slices {
             }
         }
         out.into_values().collect()
+    }
+}
+
+/// An endpoint with what is known of it. What is no host name or zone is left out.
+fn endpoint(shared: &ClusterService, address: IpAddr) -> MeshEndpoint {
+    let hostname = shared.hostnames.get(&address).filter(|name| valid::dns_label(name));
+    let zone = shared.zones.get(&address);
+    let mut for_zones: Vec<String> = vec![];
+    for name in zone.into_iter().flat_map(|zone| &zone.for_zones) {
+        if valid::name(name) && !for_zones.contains(name) && for_zones.len() < MAX_HINTS {
+            for_zones.push(name.clone());
+        }
+    }
+    MeshEndpoint {
+        address,
+        hostname: hostname.cloned().unwrap_or_default(),
+        zone: zone.map(|zone| zone.zone.clone()).filter(|zone| valid::name(zone)).unwrap_or_default(),
+        for_zones,
     }
 }
 

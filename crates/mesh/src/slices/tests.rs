@@ -1,7 +1,7 @@
 //! The rules of behaviours 2.7, and any order of events against a fresh start.
 
 use causeway_model::{
-    ClusterId, MaxClusters, Port, PortsByAddress, Protocol, Service, ServicePort, SessionAffinity, Sharing,
+    BackendZone, ClusterId, MaxClusters, Port, PortsByAddress, Protocol, Service, ServicePort, Sharing,
 };
 use proptest::prelude::*;
 
@@ -18,12 +18,7 @@ fn key() -> ServiceKey {
 fn service(headless: bool, global: bool, sync: Option<bool>) -> LocalService {
     LocalService {
         service: Service {
-            key: key(),
-            kind: ServiceType::ClusterIP,
-            cluster_ips: vec![],
             headless,
-            external_ips: vec![],
-            load_balancer_ips: vec![],
             ports: vec![ServicePort {
                 name: "http".into(),
                 protocol: Protocol::TCP,
@@ -31,14 +26,11 @@ fn service(headless: bool, global: bool, sync: Option<bool>) -> LocalService {
                 port: 80,
                 node_port: 0,
             }],
-            session_affinity: SessionAffinity::None,
             labels: [("app".to_owned(), "web".to_owned()), (SOURCE_CLUSTER.to_owned(), "cls-a".to_owned())]
                 .into(),
-            selector: [].into(),
             sharing: Sharing { global, shared: global, ..Sharing::default() },
-            internal_traffic: Default::default(),
             families: vec![IpFamily::V4],
-            traffic_distribution: String::new(),
+            ..Service::new(key())
         },
         uid: "uid-1".into(),
         sync_slices: sync,
@@ -66,6 +58,14 @@ fn shared(cluster: &str, backends: &[(&str, u16)]) -> ClusterService {
             ("10.2.0.1".parse().unwrap(), "web-0".to_owned()),
             ("10.2.0.2".parse().unwrap(), "Not a host".to_owned()),
         ]
+        .into(),
+        zones: [(
+            "10.2.0.1".parse().unwrap(),
+            Arc::new(BackendZone {
+                zone: "z1".into(),
+                for_zones: vec!["z1".into(), "a b".into(), "z1".into()],
+            }),
+        )]
         .into(),
         labels: [].into(),
         selector: [].into(),
@@ -107,6 +107,8 @@ fn a_headless_global_service_has_the_endpoints_of_the_others() {
     let endpoints: Vec<_> =
         slice.endpoints.iter().map(|e| (e.address.to_string(), e.hostname.as_str())).collect();
     assert_eq!(endpoints, [("10.2.0.1".to_owned(), "web-0"), ("10.2.0.2".to_owned(), "")]);
+    let zones: Vec<_> = slice.endpoints.iter().map(|e| (e.zone.as_str(), e.for_zones.join(" "))).collect();
+    assert_eq!(zones, [("z1", "z1".to_owned()), ("", String::new())]);
     assert_eq!(slice.ports, [SlicePort { name: "http".into(), protocol: Protocol::TCP, port: 8080 }]);
 
     // Dual stack: a slice per family. Other ports: a slice of their own.
