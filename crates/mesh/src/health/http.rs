@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
-/// Most connections at a time; further ones wait, and what they would say with them.
+/// Most connections at a time; further ones are made in a later round.
 pub const HTTP_AT_ONCE: usize = 1024;
 
 /// What came of it.
@@ -16,6 +16,8 @@ pub const HTTP_AT_ONCE: usize = 1024;
 pub(super) enum Outcome {
     /// Somebody is there: the connection was taken or refused then. The text says what was wrong beyond that.
     Answered(Instant, Option<String>),
+    /// This machine has no room for a connection now.
+    NoRoom,
     /// Nobody has answered, and why.
     Failed(String),
 }
@@ -30,6 +32,7 @@ pub(super) async fn ask(to: SocketAddr, patience: Duration) -> Outcome {
         Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
             return Outcome::Answered(Instant::now(), Some("connection refused: no agent listens".into()));
         }
+        Ok(Err(error)) if is_ours(&error) => return Outcome::NoRoom,
         Ok(Err(error)) => return Outcome::Failed(error.to_string()),
         Err(_) => return Outcome::Failed(format!("no connection within {} ms", patience.as_millis())),
     };
@@ -41,6 +44,12 @@ pub(super) async fn ask(to: SocketAddr, patience: Duration) -> Outcome {
         Err(_) => Some("connected, but the agent does not answer".to_owned()),
     };
     Outcome::Answered(connected, fault)
+}
+
+/// Whether a connection failed for want of descriptors, ports or memory, whatever the other side does.
+fn is_ours(error: &std::io::Error) -> bool {
+    let ours = [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::EAGAIN, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|code| ours.contains(&code))
 }
 
 /// The status of the answer: the three digits behind the first space.

@@ -166,6 +166,7 @@ impl Prober {
                     (outputs.measured)(way, kind, took);
                 }
             }
+            Outcome::NoRoom => self.monitor.not_sent(probe, Instant::now()),
             Outcome::Failed(why) => self.monitor.failed(probe, why),
         }
     }
@@ -173,13 +174,14 @@ impl Prober {
     fn send(&mut self, probe: Probe, now: Instant) {
         let Probe { id, to, kind, timeout } = probe;
         if kind == Kind::Http {
-            let (done, at_once, to) =
-                (self.done.clone(), self.at_once.clone(), SocketAddr::new(to, self.port));
+            let Ok(place) = self.at_once.clone().try_acquire_owned() else {
+                return self.monitor.not_sent(id, now);
+            };
+            let (done, to) = (self.done.clone(), SocketAddr::new(to, self.port));
             tokio::spawn(async move {
-                let outcome = match at_once.acquire_owned().await {
-                    Ok(_place) => http::ask(to, timeout).await,
-                    Err(error) => Outcome::Failed(error.to_string()),
-                };
+                let outcome = http::ask(to, timeout).await;
+                drop(place);
+                // Without a prober nobody wants to know.
                 let _ = done.send((id, outcome));
             });
             return;
