@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use causeway_daemon::duration::GoDuration;
+use causeway_mesh::health::Report;
 use causeway_mesh::remote::RemoteStatus;
 use clap::Args;
 use hyper::Method;
@@ -13,8 +14,8 @@ use serde::Deserialize;
 
 use crate::agent::SOCKET;
 use crate::clustermesh::Output;
-use crate::cni;
 use crate::output::printable;
+use crate::{cni, node_health};
 
 /// `causeway status`
 #[derive(Debug, Args)]
@@ -41,6 +42,8 @@ struct Status {
     global_services: u64,
     remotes: Vec<RemoteStatus>,
     packets: Vec<Packets>,
+    #[serde(rename = "node-health", default)]
+    health: Report,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -80,7 +83,11 @@ pub(crate) async fn run(args: StatusArgs) -> Result<()> {
         println!("packets    {direction} {reason}: {packets} ({bytes} bytes)");
     }
     // Reasons quote what the remote clusters sent.
-    for line in remotes(&status, args.verbose || args.all_clusters, Timestamp::now()).lines() {
+    let (all, now) = (args.verbose || args.all_clusters, Timestamp::now());
+    let health = node_health::of_all(&status.health, all, now);
+    // Without being asked, no more than how many.
+    let health: Vec<_> = health.lines().take(if all { usize::MAX } else { 1 }).collect();
+    for line in remotes(&status, all, now).lines().chain(health) {
         println!("{}", printable(line.as_bytes()));
     }
     Ok(())
@@ -149,7 +156,7 @@ fn of_one(r: &RemoteStatus, now: Timestamp) -> String {
 }
 
 /// How long ago, in whole seconds; clocks that differ make it 0.
-fn since(time: Timestamp, now: Timestamp) -> GoDuration {
+pub(crate) fn since(time: Timestamp, now: Timestamp) -> GoDuration {
     let seconds = u64::try_from(now.as_second() - time.as_second()).unwrap_or(0);
     GoDuration(Duration::from_secs(seconds))
 }

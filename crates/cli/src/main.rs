@@ -17,6 +17,7 @@ mod lab;
 mod local_status;
 mod metrics;
 mod names;
+mod node_health;
 mod operator;
 mod output;
 mod pki;
@@ -52,6 +53,8 @@ Certificates that are still good are kept. Next: causeway clustermesh connect --
     Status(local_status::StatusArgs),
     /// Show services, their backends in all clusters, and why a connection gets the one it gets
     Service(service::ServiceArgs),
+    /// Show which nodes answer this one
+    Health(node_health::HealthArgs),
     /// Show what the kernel of this node holds: addresses and services
     Bpf(bpf::BpfArgs),
     /// Run the agent of this node
@@ -110,6 +113,7 @@ fn run(role: Role) -> anyhow::Result<ExitCode> {
         Role::Kvstore(args) => done(once(kvstore::run(args))),
         Role::Status(args) => done(runtime()?.block_on(local_status::run(args))),
         Role::Service(args) => done(runtime()?.block_on(service::run(args))),
+        Role::Health(args) => done(runtime()?.block_on(node_health::run(args))),
         Role::Bpf(args) => done(bpf::run(args)),
         Role::Agent(args) => done(runtime()?.block_on(agent::run(args))),
         Role::Apiserver(args) => {

@@ -144,6 +144,15 @@ pub struct Datapath {
 }
 
 impl Datapath {
+    /// Makes the node answer at one more address inside the pod network, like that of its health endpoint.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the kernel refuses.
+    pub fn answer_at(&mut self, ip: IpAddr) -> Result<(), Error> {
+        let vxlan = self.vxlan;
+        netlink::run(None, async |host| host.add_address(vxlan, ip).await)
+    }
+
     /// Loads the programs, adopts what an earlier process left, and makes the node ready: device,
     /// sysctls, hooks. Forwarding never stops meanwhile.
     ///

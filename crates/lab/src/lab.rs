@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::error::{Error, Result};
-use crate::fabric::rules;
+use crate::fabric::{self, rules};
 use crate::runtime::registry::{ContainerRecord, PodRecord};
 use crate::runtime::{Container, Context, NetNs, init, spawn};
 use crate::state::{LabDir, LabStatus, Phase};
@@ -450,6 +450,17 @@ impl Lab {
     pub fn is_cut(&self, a: &str, b: &str) -> Result<bool> {
         let (one, two) = self.pair(a, b)?;
         Ok(rules::is_cut(&self.fabric_ns()?, &self.plan, one, two)?)
+    }
+
+    /// Takes a node off the network, as when it loses power, or puts it back (`on`). What runs on it runs on.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn plug(&self, cluster: &str, node: &str, on: bool) -> Result<()> {
+        let of = self.cluster(cluster)?;
+        let n = of.nodes.iter().position(|n| n.name == node);
+        let n = n.ok_or_else(|| Error::refused(format!("cluster {cluster} has no node {node}")))?;
+        Ok(fabric::plug(&self.fabric_ns()?, &fabric::node_port(of, n), on)?)
     }
 
     fn pair(&self, a: &str, b: &str) -> Result<(&ClusterPlan, &ClusterPlan)> {

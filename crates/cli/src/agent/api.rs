@@ -21,6 +21,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::endpoints::Endpoints;
+use super::health::NodeHealth;
 use super::looks::Services;
 use super::owner::Owner;
 use crate::service::trace::Question;
@@ -47,6 +48,7 @@ pub(super) struct Api {
     pub(super) global_services: Arc<AtomicUsize>,
     /// What is balanced.
     pub(super) services: Services,
+    pub(super) health: NodeHealth,
 }
 
 /// Opens the socket in place of one an earlier agent left.
@@ -76,6 +78,7 @@ impl Api {
             .route("/v1/status", get(status))
             .route("/v1/services", get(services))
             .route("/v1/services/trace", post(trace))
+            .route("/v1/health", get(|State(api): State<Api>| async move { Json(api.health.report()) }))
             .with_state(self);
         axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
     }
@@ -162,6 +165,7 @@ async fn status(State(api): State<Api>) -> Response {
         "endpoints": endpoints.into_values().collect::<Vec<_>>(),
         "global-services": api.global_services.load(Ordering::Relaxed),
         "remotes": remotes,
+        "node-health": api.health.report(),
     }))
     .into_response()
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Kubernetes ─► cluster::source ─┐
-//! other clusters ─► mesh::remote ┴► merge (state) ─► datapath (owner thread) ─► kernel
+//! other clusters ─► mesh::remote ┼► merge (state) ─► datapath (owner thread) ─► kernel
+//! other nodes ◄═ mesh::health ═══┘
 //! container runtime ─► cni plugin ─► api ─► endpoints ─► datapath, CiliumEndpoint
 //! ```
 
@@ -13,6 +14,7 @@ mod cni_install;
 mod conntrack;
 mod deletions;
 mod endpoints;
+mod health;
 mod health_checks;
 mod looks;
 mod node;
@@ -111,7 +113,7 @@ pub(crate) struct AgentArgs {
 
 /// Runs until told to stop.
 pub(crate) async fn run(args: AgentArgs) -> Result<()> {
-    let config = args.daemon.load(&[&KEYS, &balance::KEYS], |loader| {
+    let config = args.daemon.load(&[&KEYS, &balance::KEYS, &health::KEYS], |loader| {
         loader
             .flag("clustermesh-cache-ttl", args.clustermesh_cache_ttl)
             .flag("bpf-root", args.bpf_root.as_deref().map(Path::display))
@@ -188,8 +190,19 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
     health.metrics.collect(collections.clone());
     let interval = Interval::new(config.require::<GoDuration>("conntrack-gc-interval")?.0);
     shutdown.spawn(conntrack::run(config.require("bpf-root")?, interval, collections, token.clone()));
-    let sources =
-        state::Sources::new(&client, &info, &config, &args.node_name, remote_events, remotes.status())?;
+    for ip in [own.health_v4, own.health_v6].into_iter().flatten() {
+        let answering = owner.run(move |datapath| datapath.answer_at(ip)).await?;
+        answering.context("take the health endpoint's address")?;
+    }
+    let (feed, node_health) = health::start(&config, &own, &health.metrics, &shutdown)?;
+    let sources = state::Sources::new(
+        &client,
+        &info,
+        &config,
+        &args.node_name,
+        (remote_events, remotes.status()),
+        feed,
+    )?;
     shutdown.spawn_vital("state", state.run(sources, guards, sync_timeout, token.clone()));
 
     let endpoints = Arc::new(Endpoints::new(&client, info.clone(), &facts, pools, mtu, owner.clone()));
@@ -203,6 +216,7 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
         remotes: remotes.clone(),
         global_services,
         services,
+        health: node_health.clone(),
     };
     let listener = api::listen(&socket)?;
     shutdown.spawn_vital("cni", served.serve(listener, token.clone()));
@@ -223,6 +237,7 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
         let owner = owner.clone();
         move || owner.last_stats()
     });
+    health.show("nodes", move || serde_json::json!(node_health.report()));
     health.show("remotes", move || serde_json::json!(*remotes.status().borrow()));
     tracing::info!(node = args.node_name, cluster = %info.name, id = %info.id, pods = ?facts.pod_cidrs, "the agent is up");
     shutdown.finish(GRACE).await;

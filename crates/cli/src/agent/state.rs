@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 use causeway_cluster::source;
 use causeway_daemon::config::Config;
 use causeway_daemon::health::Guard;
-use causeway_mesh::merge::{AddressMerger, Location, ServiceMerger};
+use causeway_mesh::health::Reachability;
+use causeway_mesh::merge::{AddressMerger, Location, ServiceMerger, UnreachableAddresses};
 use causeway_mesh::remote::{RemoteChange, RemoteEvent, RemoteStatus};
 use causeway_model::{ClusterInfo, ClusterName, EndpointSlice, Event, IpEntry, Keyed, Node, Service, lb};
 use futures::StreamExt;
@@ -20,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::cidrs::PodCidrs;
+use super::health::Feed;
 use super::health_checks::HealthChecks;
 use super::looks::{Look, Services};
 use super::node_addresses::NodeAddresses;
@@ -53,6 +55,7 @@ pub(super) struct Sources {
     host_ports: BoxStream<'static, Event<lb::HostPorts>>,
     remotes: mpsc::Receiver<RemoteEvent>,
     status: watch::Receiver<BTreeMap<ClusterName, RemoteStatus>>,
+    health: Feed,
 }
 
 impl Sources {
@@ -61,8 +64,11 @@ impl Sources {
         info: &ClusterInfo,
         config: &Config,
         node: &str,
-        remotes: mpsc::Receiver<RemoteEvent>,
-        status: watch::Receiver<BTreeMap<ClusterName, RemoteStatus>>,
+        (remotes, status): (
+            mpsc::Receiver<RemoteEvent>,
+            watch::Receiver<BTreeMap<ClusterName, RemoteStatus>>,
+        ),
+        health: Feed,
     ) -> Result<Self> {
         let slices = config.require("enable-cilium-endpoint-slice")?;
         let proxy = config.get("k8s-service-proxy-name")?;
@@ -74,6 +80,7 @@ impl Sources {
             host_ports: source::host_ports(client.clone(), node).boxed(),
             remotes,
             status,
+            health,
         })
     }
 }
@@ -82,6 +89,8 @@ impl Sources {
 pub(super) struct State {
     addresses: AddressMerger,
     services: ServiceMerger,
+    /// What is behind nodes that do not answer.
+    unreachable: UnreachableAddresses,
     cidrs: PodCidrs,
     /// The kernel does not have them as they are now.
     cidrs_due: bool,
@@ -127,6 +136,7 @@ impl State {
         Self {
             addresses: AddressMerger::new(own.key()),
             services: ServiceMerger::at(location),
+            unreachable: UnreachableAddresses::new(),
             looks: Services::channel(),
             metrics,
             health_checks: None,
@@ -174,13 +184,16 @@ impl State {
         let mut failed = false;
         loop {
             let changes = tokio::select! {
-                Some(event) = sources.nodes.next() => self.local_node(event),
+                Some(event) = sources.nodes.next() => {
+                    sources.health.node(None, &event);
+                    self.local_node(event)
+                }
                 Some(event) = sources.addresses.next() => self.local_address(event),
                 Some(event) = sources.services.next() => self.local_service(event),
                 Some(event) = sources.slices.next() => frontends(self.services.apply_slice(event)),
                 Some(event) = sources.host_ports.next() => frontends(self.services.apply_host_ports(event)),
                 event = sources.remotes.recv() => match event {
-                    Some(event) => self.remote(event),
+                    Some(event) => self.remote(event, &sources.health),
                     None if shutdown.is_cancelled() => return Ok(()),
                     None => bail!("the readers of the remote clusters have ended"),
                 },
@@ -188,6 +201,7 @@ impl State {
                     look(&self.services);
                     Changes::default()
                 }
+                Some(changes) = sources.health.changes() => self.reachability(&changes),
                 Ok(()) = sources.status.changed() => Changes::default(),
                 () = &mut give_up, if !impatient => {
                     impatient = true;
@@ -216,7 +230,7 @@ impl State {
                     }
                     // A cluster is shown as read when all of it has been sent, not when all was taken.
                     while let Ok(event) = sources.remotes.try_recv() {
-                        let changes = self.remote(event);
+                        let changes = self.remote(event, &sources.health);
                         failed |= !self.program(changes).await?;
                     }
                     failed |= !self.complete().await?;
@@ -255,11 +269,12 @@ impl State {
         Changes { addresses: self.addresses.apply_local(event), frontends: vec![] }
     }
 
-    fn remote(&mut self, event: RemoteEvent) -> Changes {
+    fn remote(&mut self, event: RemoteEvent, health: &Feed) -> Changes {
         let cluster = &event.cluster;
         let mut changes = Changes::default();
         match event.change {
             RemoteChange::Node(event) => {
+                health.node(Some(cluster), &event);
                 self.cidrs_due |= self.cidrs.apply(Some(cluster), event.clone());
                 changes.addresses = self.addresses.apply_remote_node(cluster, event);
             }
@@ -269,6 +284,7 @@ impl State {
             RemoteChange::Identity(_) | RemoteChange::Export(_) => {}
             RemoteChange::Removed => {
                 tracing::info!(%cluster, "no longer a peer; its state is withdrawn");
+                health.removed(cluster);
                 self.cidrs_due |= self.cidrs.remove_cluster(cluster);
                 changes.addresses = self.addresses.remove_cluster(cluster);
                 changes.frontends = self.services.remove_cluster(cluster);
@@ -277,8 +293,16 @@ impl State {
         changes
     }
 
+    /// Nodes have stopped to answer, or answer again.
+    fn reachability(&mut self, nodes: &[Reachability]) -> Changes {
+        let addresses = self.unreachable.apply(nodes, &self.addresses);
+        frontends(self.services.apply_unreachable(addresses))
+    }
+
     /// Brings changes into the kernel; false when some of it has to be repaired later.
     async fn program(&mut self, mut changes: Changes) -> Result<bool> {
+        let moved = self.unreachable.follow(&changes.addresses, &self.addresses);
+        changes.frontends.extend(self.services.apply_unreachable(moved));
         for key in self.services.take_touched() {
             let counts = self.services.backend_counts(&key);
             if let Some(checks) = &mut self.health_checks {

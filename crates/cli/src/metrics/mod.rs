@@ -3,11 +3,12 @@
 //! [`remotes`] tells what a reader knows of its remote clusters, [`publish`] how far a publisher is,
 //! [`kvstore`] what is asked of a store, [`cache`] both for the cache, [`services`] what an agent balances,
 //! [`pressure`] how full the kernel's maps are, [`conntrack`] what removing entries from them costs, [`mcs`] what the
-//! operator imports. [`dns`] has CoreDNS' names.
+//! operator imports, [`health`] which nodes answer. [`dns`] has CoreDNS' names.
 
 pub(crate) mod cache;
 pub(crate) mod conntrack;
 pub(crate) mod dns;
+pub(crate) mod health;
 pub(crate) mod kvstore;
 pub(crate) mod mcs;
 pub(crate) mod pressure;

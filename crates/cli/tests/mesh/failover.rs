@@ -51,7 +51,7 @@ impl Drop for Load {
 }
 
 /// What becomes of the requests while something happens.
-fn during(mesh: &Clusters, url: &str, what: &str, happens: impl FnOnce()) -> Value {
+pub(crate) fn during(mesh: &Clusters, url: &str, what: &str, happens: impl FnOnce()) -> Value {
     let (load, started) = (Load::start(mesh, url), Instant::now());
     happens();
     until("clients to have asked for a while", || started.elapsed() > WHILE);

@@ -6,6 +6,7 @@ mod control_plane;
 mod dual_stack;
 mod failover;
 mod forwarding;
+mod health;
 mod names;
 mod operator;
 mod servers;

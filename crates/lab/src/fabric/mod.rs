@@ -16,7 +16,7 @@ use rtnetlink::{AddressAddRequest, Handle, LinkBridge, LinkUnspec, LinkVeth, Rou
 
 use crate::runtime::{NetNs, Result};
 use crate::topology::Plan;
-use crate::topology::plan::SubnetPlan;
+use crate::topology::plan::{ClusterPlan, SubnetPlan};
 
 /// The VPC of a lab.
 #[derive(Debug)]
@@ -29,6 +29,22 @@ pub struct Fabric {
 /// Name of a subnet's bridge in the fabric's namespace.
 pub fn bridge(subnet: usize) -> String {
     format!("br{subnet}")
+}
+
+/// Name of the fabric's end of the link to a node, which is the n-th of its cluster.
+pub fn node_port(cluster: &ClusterPlan, n: usize) -> String {
+    format!("c{}n{n}", cluster.id)
+}
+
+/// Pulls the plug of a machine, or puts it in again. `netns` is the fabric's, `port` its end of the link.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn plug(netns: &NetNs, port: &str, on: bool) -> Result<()> {
+    netns.netlink(async |handle| {
+        let link = LinkUnspec::new_with_index(index_of(&handle, port).await?);
+        handle.link().set(if on { link.up() } else { link.down() }.build()).execute().await
+    })
 }
 
 impl Fabric {

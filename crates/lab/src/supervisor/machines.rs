@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{Supervisor, environment};
 use crate::error::Result;
-use crate::fabric::Fabric;
+use crate::fabric::{Fabric, node_port};
 use crate::kubeconfig;
 use crate::runtime::{
     Container, Context, EXECUTABLE, Mount, NODE_CGROUP, NODE_STATE, NetNs, Root, write_atomic,
@@ -39,7 +39,7 @@ impl Supervisor {
         let mut nodes = Vec::new();
         for cluster in &plan.clusters {
             for (i, node) in cluster.nodes.iter().enumerate() {
-                let netns = machine(fabric, node.subnet, &format!("c{}n{i}", cluster.id), &node.addresses())?;
+                let netns = machine(fabric, node.subnet, &node_port(cluster, i), &node.addresses())?;
                 let pid = self.start_node(cluster, node, &netns)?;
                 nodes.push((cluster, node, netns, pid));
             }

@@ -106,6 +106,25 @@ impl AddressMerger {
         self.claims = std::mem::take(&mut self.claims).into_iter().collect();
     }
 
+    /// By which name claims of a cluster are known here.
+    pub(super) fn claimant<'a>(&self, cluster: &'a ClusterName) -> &'a str {
+        if *cluster == self.own.cluster { "" } else { cluster.as_str() }
+    }
+
+    /// Who claims a single address, and behind which node it is: itself, where none is named.
+    pub(super) fn host_of(&self, prefix: &IpNet) -> Option<(&str, IpAddr)> {
+        behind(prefix, self.claims.get(prefix)?)
+    }
+
+    /// The same of all single addresses, in order.
+    pub(super) fn hosted(&self) -> impl Iterator<Item = (IpAddr, &str, IpAddr)> {
+        let single = self.claims.iter().filter(|(prefix, _)| prefix.prefix_len() == prefix.max_prefix_len());
+        single.filter_map(|(prefix, claims)| {
+            let (cluster, host) = behind(prefix, claims)?;
+            Some((prefix.addr(), cluster, host))
+        })
+    }
+
     fn source(&mut self, cluster: Option<&ClusterName>) -> &mut Source {
         match cluster {
             None => &mut self.local,
@@ -234,6 +253,12 @@ impl AddressMerger {
         }
         Some(entry)
     }
+}
+
+/// The strongest claim's cluster and node.
+fn behind<'a>(prefix: &IpNet, claims: &'a Claims) -> Option<(&'a str, IpAddr)> {
+    let held = claims.iter().next()?;
+    Some((&*held.claim.cluster, held.host_ip.unwrap_or(prefix.addr())))
 }
 
 #[cfg(test)]

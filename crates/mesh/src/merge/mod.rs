@@ -9,7 +9,9 @@ mod claims;
 mod reach;
 mod selection;
 mod services;
+mod unreachable;
 
 pub use addresses::AddressMerger;
 pub use selection::Location;
 pub use services::{BackendState, BackendView, FrontendView, HealthCheck, ServiceMerger, ServiceView};
+pub use unreachable::UnreachableAddresses;
