@@ -43,10 +43,10 @@ impl Sources {
         status: watch::Receiver<BTreeMap<ClusterName, RemoteStatus>>,
         peers: watch::Receiver<Peers>,
     ) -> Self {
-        fn only<T: 'static>(wanted: bool, of: impl FnOnce() -> BoxStream<'static, T>) -> BoxStream<'static, T>
-        where
-            T: Send,
-        {
+        fn only<T: Send + 'static>(
+            wanted: bool,
+            of: impl FnOnce() -> BoxStream<'static, T>,
+        ) -> BoxStream<'static, T> {
             if wanted { of() } else { stream::pending().boxed() }
         }
         let client = || client.clone();

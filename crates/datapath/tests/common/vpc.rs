@@ -87,7 +87,7 @@ pub fn address(node: &Node, v6: bool) -> IpAddr {
 /// Answers every connection and datagram with its name and who it believes to talk to, until the
 /// test ends.
 pub fn server(ns: &Ns, ips: &[IpAddr], port: u16, name: &'static str) {
-    for ip in ips.to_vec() {
+    for ip in ips.iter().copied() {
         ns.run(move || {
             let listener = TcpListener::bind((ip, port)).unwrap();
             std::thread::spawn(move || {

@@ -8,7 +8,7 @@ use super::*;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Service(Event<Service>),
+    Service(Box<Event<Service>>),
     Slice(Event<EndpointSlice>),
     Import(Event<ServiceImport>),
 }
@@ -62,7 +62,7 @@ fn step() -> impl Strategy<Value = Step> {
         made
     });
     prop_oneof![
-        events(services.boxed()).prop_map(Step::Service),
+        events(services.boxed()).prop_map(|event| Step::Service(Box::new(event))),
         events(slices.boxed()).prop_map(Step::Slice),
         events(imports.boxed()).prop_map(Step::Import),
     ]
@@ -70,14 +70,16 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn apply(zone: &mut Zone, step: Step) {
     match step {
-        Step::Service(event) => zone.apply_service(event),
+        Step::Service(event) => zone.apply_service(*event),
         Step::Slice(event) => zone.apply_slice(event),
         Step::Import(event) => zone.apply_import(event),
     }
 }
 
 fn complete(zone: &mut Zone) {
-    for step in [Step::Service(Event::Synced), Step::Slice(Event::Synced), Step::Import(Event::Synced)] {
+    for step in
+        [Step::Service(Box::new(Event::Synced)), Step::Slice(Event::Synced), Step::Import(Event::Synced)]
+    {
         apply(zone, step);
     }
 }
@@ -131,7 +133,7 @@ proptest! {
         prop_assert_eq!((&zone.of_service, &zone.of_import), (&fresh.of_service, &fresh.of_import));
 
         // And when everything has gone, nothing is left.
-        for step in [Step::Service(Event::Reset), Step::Slice(Event::Reset), Step::Import(Event::Reset)] {
+        for step in [Step::Service(Box::new(Event::Reset)), Step::Slice(Event::Reset), Step::Import(Event::Reset)] {
             apply(&mut zone, step);
         }
         complete(&mut zone);

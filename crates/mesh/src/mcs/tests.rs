@@ -248,7 +248,8 @@ fn ports_are_the_union() {
         export
     };
     let a = with("cls-a", 0, &[("http", 80), ("grpc", 90)]);
-    let rows: &[(&[(&str, u16)], &[(&str, u16)], bool)] = &[
+    type Numbers = &'static [(&'static str, u16)];
+    let rows: &[(Numbers, Numbers, bool)] = &[
         // The same in another order.
         (&[("grpc", 90), ("http", 80)], &[("http", 80), ("grpc", 90)], false),
         // One more, one less.
@@ -285,7 +286,8 @@ fn ports_are_the_union() {
 #[test]
 fn families_are_what_all_have() {
     use IpFamily::{V4, V6};
-    let rows: [(&[IpFamily], &[IpFamily], &[IpFamily], bool); 5] = [
+    type Families = &'static [IpFamily];
+    let rows: [(Families, Families, Families, bool); 5] = [
         (&[V4, V6], &[V6, V4], &[V4, V6], false),
         (&[V4, V6], &[V6], &[V6], false),
         (&[V4], &[V6], &[V4], true),
