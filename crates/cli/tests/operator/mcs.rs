@@ -82,7 +82,7 @@ async fn an_export_elsewhere_is_imported_until_it_goes() {
     assert_eq!(service["metadata"]["labels"], labels);
     assert_eq!(service["metadata"]["annotations"], json!({ "a": "1", "service.cilium.io/global": "true" }));
     assert_eq!(
-        (&service["spec"]["sessionAffinity"], &service["spec"]["selector"]),
+        (&service["spec"]["sessionAffinity"], &service["spec"]["selector"]["app"]),
         (&json!("ClientIP"), &Value::Null)
     );
 
@@ -151,7 +151,8 @@ async fn an_own_export_has_conditions_and_conflicts() {
         (condition(&fine, "Valid"), condition(&fine, "Ready")),
         (Some(("True", "Valid")), Some(("True", "Ready")))
     );
-    let service = kube.wait(&kube.services(), &derived(), |s| !s["spec"]["selector"].is_null()).await;
+    let service =
+        kube.wait(&kube.services(), &derived(), |s| s["spec"]["selector"] == json!({ "app": "cart" })).await;
     assert_eq!(service["spec"]["ports"][0]["targetPort"], 8080);
 
     // An older export elsewhere wins, whatever is different.
@@ -168,7 +169,7 @@ async fn an_own_export_has_conditions_and_conflicts() {
     // The import lives as long as one cluster exports.
     exports.delete("cart", &DeleteParams::default()).await.unwrap();
     kube.wait(&kube.imports(), "cart", |i| i["status"]["clusters"] == json!([{ "cluster": "cls-b" }])).await;
-    kube.wait(&kube.services(), &derived(), |s| s["spec"]["selector"].is_null()).await;
+    kube.wait(&kube.services(), &derived(), |s| s["spec"]["selector"]["app"].is_null()).await;
     mesh.delete(&export_key(&mesh));
     kube.gone(&kube.imports(), "cart").await;
     kube.gone(&kube.services(), &derived()).await;

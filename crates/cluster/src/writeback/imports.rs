@@ -17,6 +17,8 @@ use crate::Error;
 use crate::crd::{ClusterStatus, McsVersion, ServiceExport, ServiceImport};
 
 const DERIVED_SERVICE: &str = "multicluster.kubernetes.io/derived-service";
+/// Selector of a derived Service that has no pods here: a label no pod has.
+const NOT_HERE: &str = "multicluster.causeway.io/not-exported-here";
 
 /// Writes what is wanted of imported names.
 #[derive(Clone)]
@@ -254,9 +256,11 @@ fn service_manifest(
     if wanted.headless {
         spec["clusterIP"] = "None".into();
     }
-    if !wanted.selector.is_empty() {
-        spec["selector"] = json!(wanted.selector);
-    }
+    spec["selector"] = match wanted.selector.is_empty() {
+        // Without a selector Kubernetes would leave alone the EndpointSlices it made by an earlier one.
+        true => json!({ NOT_HERE: wanted.key.name }),
+        false => json!(wanted.selector),
+    };
     // Families are chosen once: a Service keeps them.
     match (there.and_then(|there| there.spec.as_ref()), wanted.families.as_slice()) {
         (Some(held), _) => {
