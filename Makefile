@@ -30,7 +30,7 @@ bench: setup build-causeway ## The benchmark table, side by side with its anchor
 	@scripts/timed.sh "build" $(CARGO) build --release --locked -p causeway-bench -p causeway-kvstore \
 		-p causeway-datapath -p causeway-mesh --bins --examples
 	@scripts/timed.sh "build" $(CARGO) build --locked -p causeway-cli --example bench_route --example bench_burst \
-		--example bench_ipcache
+		--example bench_churn --example bench_ipcache
 	@$(CARGO) run --quiet --release --locked -p causeway-bench -- $(if $(B),--only $(B))
 
 lint: setup-build lint-run ## Format and lints only

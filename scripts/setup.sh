@@ -148,6 +148,7 @@ need make make
 if [ "$purpose" = run ]; then
     preflight_run
     need nftables nft
+    need iptables iptables
     need iproute2 ip
     need etcd-server etcd
     need etcd-client etcdctl

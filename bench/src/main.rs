@@ -12,6 +12,7 @@ mod b4_propagation;
 mod b5_bootstrap;
 mod b8_services;
 mod burst;
+mod churn;
 mod ipcache;
 mod mesh;
 mod pairs;
@@ -31,7 +32,8 @@ use clap::Parser;
 /// Side-by-side benchmarks.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Which benchmarks to run, comma separated; all when empty: B1 to B8, B11, ROUTE, IPCACHE, SERVICE, BURST, SCALE
+    /// Which benchmarks to run, comma separated; all when empty: B1 to B8, B11, ROUTE, IPCACHE, SERVICE, CHURN, BURST,
+    /// SCALE
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Pairs of samples a case; 7 is the least that is published [default: 7; 1 when short or tiny]
@@ -69,6 +71,7 @@ const BENCHES: &[Bench] = &[
     ("ROUTE", route::run),
     ("IPCACHE", ipcache::run),
     ("SERVICE", service::run),
+    ("CHURN", churn::run),
     ("BURST", burst::run),
     ("SCALE", scale::run),
 ];
