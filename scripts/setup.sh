@@ -150,6 +150,7 @@ if [ "$purpose" = run ]; then
     need nftables nft
     need iptables iptables
     need iproute2 ip
+    need curl curl
     need etcd-server etcd
     need etcd-client etcdctl
     need tcpdump tcpdump

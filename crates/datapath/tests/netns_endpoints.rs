@@ -38,7 +38,7 @@ fn netns_a_removed_endpoint_leaves_nothing() {
     node.open();
     let pod = node.pod(5, 65_600);
     assert_eq!(node.ns.run(interfaces), [pod.endpoint.host_ifname.as_str()]);
-    assert_eq!(traces(&node).len(), 2, "{:?}", traces(&node));
+    assert_eq!(traces(&node).len(), 3, "two programs and a record: {:?}", traces(&node));
     node.datapath(|d| {
         assert_eq!(d.remove_endpoint("pod5").unwrap().unwrap().pod_name, "pod5");
         assert_eq!(d.remove_endpoint("pod5").unwrap(), None, "a second DEL is fine");
@@ -88,7 +88,7 @@ fn netns_an_endpoint_asked_for_again_is_replaced() {
     assert_ne!(first.endpoint.ifindex, second.endpoint.ifindex);
     assert_eq!(node.ns.run(interfaces).len(), 1);
     node.datapath(|d| d.check_endpoint("pod5").unwrap());
-    assert_eq!(traces(&node).len(), 2);
+    assert_eq!(traces(&node).len(), 3);
 }
 
 #[test]

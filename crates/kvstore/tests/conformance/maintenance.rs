@@ -20,7 +20,9 @@ mod cases {
         // etcd's grows in steps, ahead of its content.
         assert!(status.db_size >= status.db_size_in_use && status.db_size >= before.db_size);
         assert!(status.db_size_in_use > 0);
-        assert!(status.raft_index > before.raft_index && status.raft_applied_index == status.raft_index);
+        // etcd has applied the write, but perhaps not yet what it tells itself once in a while.
+        let applied = before.raft_index + 1..=status.raft_index;
+        assert!(applied.contains(&status.raft_applied_index), "{before:?} {status:?}");
         assert!(status.errors.is_empty() && !status.is_learner && !status.version.is_empty());
         let list = pb::MemberListRequest { linearizable: true };
         let members = t.cluster().member_list(list).await.unwrap().into_inner();
