@@ -82,7 +82,7 @@ pub(crate) fn of_all(report: &Report, ways: bool, now: Timestamp) -> String {
 }
 
 fn of_one(node: &NodeHealth, ways: bool, now: Timestamp) -> String {
-    let status = match (node.status, node.outside()) {
+    let status = match (node.status, node.outside) {
         (NodeStatus::Reachable, _) if node.held => "silent, but so is everybody",
         (NodeStatus::Reachable, _) => "reachable",
         (NodeStatus::Unknown, _) => "has never answered (firewall?)",
@@ -140,6 +140,7 @@ mod tests {
             cluster: "cls-b".into(),
             name: "n1".into(),
             status: NodeStatus::Reachable,
+            outside: NodeStatus::Reachable,
             since: time("2026-03-01T08:00:00Z"),
             held: false,
             last_seen: Some(time("2026-03-01T08:01:30Z")),
@@ -155,7 +156,12 @@ mod tests {
             tunnel_http: lost("10.2.1.2"),
             ..good.clone()
         };
-        let gone = NodeHealth { name: "n3".into(), underlay_icmp: lost("172.20.0.3"), ..bad.clone() };
+        let gone = NodeHealth {
+            name: "n3".into(),
+            outside: NodeStatus::Unreachable,
+            underlay_icmp: lost("172.20.0.3"),
+            ..bad.clone()
+        };
         let never = NodeHealth { name: "n4".into(), status: NodeStatus::Unknown, ..gone.clone() };
         let held = NodeHealth { name: "n5".into(), held: true, ..good.clone() };
         let report = Report {

@@ -46,7 +46,9 @@ pub struct NodeHealth {
     pub name: String,
     /// Whether its pods can be reached.
     pub status: NodeStatus,
-    /// Since when.
+    /// Whether the node itself answers, whatever becomes of the tunnel.
+    pub outside: NodeStatus,
+    /// Since when its pods can be reached, or not.
     pub since: Timestamp,
     /// It is silent, but so is everybody: it stays as it was.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -101,24 +103,13 @@ impl Report {
     pub fn counts(&self, tunnel: bool) -> Counts {
         let mut counts = Counts::default();
         for node in &self.nodes {
-            match if tunnel { node.status } else { node.outside() } {
+            match if tunnel { node.status } else { node.outside } {
                 NodeStatus::Reachable => counts.reachable += 1,
                 NodeStatus::Unreachable => counts.unreachable += 1,
                 NodeStatus::Unknown => counts.unknown += 1,
             }
         }
         counts
-    }
-}
-
-impl NodeHealth {
-    /// Whether the node itself answers, whatever becomes of the tunnel.
-    pub fn outside(&self) -> NodeStatus {
-        match (self.underlay_icmp.answered, self.underlay_http.answered) {
-            (Some(true), _) | (_, Some(true)) => NodeStatus::Reachable,
-            (None, None) => NodeStatus::Unknown,
-            _ => NodeStatus::Unreachable,
-        }
     }
 }
 
@@ -139,6 +130,15 @@ pub(super) fn of(node: &Watched, now: Instant, wall: Timestamp) -> NodeHealth {
             fault: heard.fault.as_deref().map(str::to_owned),
         }
     };
+    let (icmp, http) = (way(Way::Underlay, Kind::Icmp), way(Way::Underlay, Kind::Http));
+    let outside = match (icmp.answered, http.answered) {
+        (None, None) => NodeStatus::Unknown,
+        // One way may have been asked long before the silence.
+        (Some(true), _) | (_, Some(true)) if node.silent_from.is_none() || node.answers_outside() => {
+            NodeStatus::Reachable
+        }
+        _ => NodeStatus::Unreachable,
+    };
     let all = Way::ALL.into_iter().flat_map(|way| Kind::ALL.map(|kind| node.heard(way, kind)));
     let last = all.filter_map(|heard| heard.answered).map(|(sent, _)| sent).max();
     let NodeKey { cluster, name } = &node.target.node;
@@ -150,13 +150,14 @@ pub(super) fn of(node: &Watched, now: Instant, wall: Timestamp) -> NodeHealth {
             State::Reachable => NodeStatus::Reachable,
             State::Unreachable => NodeStatus::Unreachable,
         },
+        outside,
         since: when(node.since),
         held: node.held,
         last_seen: last.map(when),
         tunnel_icmp: way(Way::Tunnel, Kind::Icmp),
         tunnel_http: way(Way::Tunnel, Kind::Http),
-        underlay_icmp: way(Way::Underlay, Kind::Icmp),
-        underlay_http: way(Way::Underlay, Kind::Http),
+        underlay_icmp: icmp,
+        underlay_http: http,
     }
 }
 

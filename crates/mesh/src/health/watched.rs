@@ -92,11 +92,14 @@ impl Watched {
         &mut self.heard[way as usize][kind as usize]
     }
 
-    /// Whether it has answered outside the tunnel since it is silent inside.
+    /// Whether it has answered outside the tunnel since it is silent inside, and did so the last time.
     pub(super) fn answers_outside(&self) -> bool {
         let Some(from) = self.silent_from else { return false };
-        let last = |kind| self.heard(Way::Underlay, kind).answered;
-        Kind::ALL.into_iter().filter_map(last).any(|(sent, _)| sent >= from)
+        let answers = |kind| {
+            let Heard { answered, failed, .. } = self.heard(Way::Underlay, kind);
+            answered.is_some_and(|(sent, _)| sent >= from && failed.is_none_or(|failed| sent >= failed))
+        };
+        Kind::ALL.into_iter().any(answers)
     }
 
     /// One more loss of the primary kind, of a probe sent then.
