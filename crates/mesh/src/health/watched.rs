@@ -105,15 +105,17 @@ impl Watched {
     /// One more loss of the primary kind, of a probe sent then.
     pub(super) fn lose(&mut self, sent: Instant) {
         self.answers = 0;
+        // The first loss is counted without a witness.
+        self.held &= self.lost == 0;
         self.lost = self.lost.saturating_add(1);
-        self.held = false;
         self.silent_from.get_or_insert(sent);
     }
 
-    /// A loss that does not count, because nobody else has answered either.
+    /// A loss that does not count, because nobody else has answered either. Nor do those before it: each time the
+    /// uplink comes back, one may be counted that was sent just before.
     pub(super) fn hold(&mut self) {
+        self.begin();
         self.held = true;
-        self.second = Second::NotAsked;
     }
 
     /// Begins to count losses anew.
