@@ -8,10 +8,11 @@
 
 #[path = "../../datapath/tests/common/mod.rs"]
 mod common;
+#[path = "../../mesh/examples/common/cpu.rs"]
+mod cpu;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use causeway_datapath::Datapath;
 use causeway_mesh::merge::ServiceMerger;
@@ -64,21 +65,6 @@ fn slice(n: u32, change: u32) -> EndpointSlice {
     }
 }
 
-/// CPU time of this thread: what others do on the machine meanwhile does not count.
-fn cpu_time() -> Duration {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is a timespec that lives through the call.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
-    assert_eq!(result, 0, "every Linux has this clock");
-    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
-}
-
-/// Median, microseconds.
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64() * 1e6
-}
-
 fn program(datapath: &mut Datapath, events: Vec<Event<Frontend>>) {
     for event in events {
         datapath.apply_frontend(event).expect("the maps have room");
@@ -103,17 +89,17 @@ fn measure(datapath: &mut Datapath, services: u32, changes: u32) -> serde_json::
         // Far from the one before: nothing of it is in a cache by chance.
         let n = change.wrapping_mul(7919) % services;
         let event = Event::Upsert(slice(n, services + change));
-        let start = cpu_time();
+        let start = cpu::time();
         let events = merger.apply_slice(event);
-        let merged = cpu_time();
+        let merged = cpu::time();
         assert_eq!(events.len(), 1, "one address has another backend");
         program(datapath, events);
-        write.push(cpu_time() - merged);
+        write.push(cpu::time() - merged);
         merge.push(merged - start);
     }
     serde_json::json!({
         "services": services, "load_seconds": load.as_secs_f64(),
-        "merge_us": median(merge), "write_us": median(write),
+        "merge_us": cpu::median(merge), "write_us": cpu::median(write),
     })
 }
 

@@ -7,9 +7,11 @@
 //! ```
 //! The wire format has one JSON value per service, so all of them grow with the backends.
 
+#[path = "common/cpu.rs"]
+mod cpu;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
 use causeway_kvstore::{Store, StoreOptions, WatchOptions, WriteOp};
 use causeway_mesh::keys::{self, Kind};
@@ -80,21 +82,6 @@ fn slice(n: usize, endpoints: usize, changed: u32) -> EndpointSlice {
     }
 }
 
-/// CPU time of this thread: what others do on the machine meanwhile does not count.
-fn cpu_time() -> Duration {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is a timespec that lives through the call.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
-    assert_eq!(result, 0, "every Linux has this clock");
-    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
-}
-
-/// Median, microseconds.
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64() * 1e6
-}
-
 fn main() {
     let mut args = std::env::args().skip(1).map(|arg| arg.parse().expect("a number"));
     let backends: usize = args.next().unwrap_or(5_000).max(1);
@@ -118,31 +105,31 @@ fn main() {
     for change in 1..=changes {
         let n = change as usize % slices;
         let event = Event::Upsert(slice(n, size(n), change));
-        let start = cpu_time();
+        let start = cpu::time();
         let ops = publisher.apply_slice(event);
-        publish.push(cpu_time() - start);
+        publish.push(cpu::time() - start);
         let [Op::Put { key, value }] = &ops[..] else { panic!("a change is one write: {ops:?}") };
         let put = WriteOp::Put(key.clone().into(), value.clone());
-        let start = cpu_time();
+        let start = cpu::time();
         store.apply(vec![put]).expect("room");
         let seen = watcher.poll_now().expect("in time").expect("the write");
-        stored.push(cpu_time() - start);
+        stored.push(cpu::time() - start);
         assert_eq!(seen.events.len(), 1);
         let suffix = "shop/cart";
-        let start = cpu_time();
+        let start = cpu::time();
         let entry = wire::decode(Kind::Services, key, suffix, value, &theirs).expect("our own value");
-        decode.push(cpu_time() - start);
+        decode.push(cpu::time() - start);
         let Entry::Service(shared) = entry else { panic!("a service") };
         let events = merger.apply_remote(&theirs.name, Event::Upsert(shared));
-        ingest.push(cpu_time() - start);
+        ingest.push(cpu::time() - start);
         assert_eq!(events.len(), 2, "both ports have another backend");
         bytes = value.len();
     }
     println!(
         "{}",
         serde_json::json!({
-            "backends": backends, "bytes": bytes, "publish_us": median(publish),
-            "store_us": median(stored), "decode_us": median(decode), "ingest_us": median(ingest),
+            "backends": backends, "bytes": bytes, "publish_us": cpu::median(publish),
+            "store_us": cpu::median(stored), "decode_us": cpu::median(decode), "ingest_us": cpu::median(ingest),
         })
     );
 }
