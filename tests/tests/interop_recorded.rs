@@ -154,10 +154,15 @@ fn interop_publishing_the_recorded_objects_gives_the_recorded_keys() {
     assert_eq!(ours, recorded.keys().collect::<Vec<_>>());
     for (key, value) in &store {
         let value = std::str::from_utf8(value).unwrap();
-        assert_eq!(comparable(value), comparable(&recorded[key]), "{key}");
-        if !key.ends_with("/unnamed") {
+        let mut ours = comparable(value);
+        if key.ends_with("/unnamed") {
+            // A field of 1.19, which the recorded 1.18 does not write and passes over: who hints, hints other clusters too.
+            let zones = ours.as_object_mut().unwrap().remove("zones").unwrap();
+            assert_eq!(zones["10.1.1.52"], json!({"zone": "z2", "forZones": [{"name": "z2"}]}));
+        } else {
             assert_eq!(value, recorded[key], "byte for byte: {key}");
         }
+        assert_eq!(ours, comparable(&recorded[key]), "{key}");
     }
 }
 
