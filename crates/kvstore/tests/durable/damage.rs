@@ -127,6 +127,21 @@ fn a_directory_is_of_one_process_at_a_time() {
 }
 
 #[test]
+fn a_holder_that_is_just_going_is_waited_for() {
+    let dir = data_dir();
+    let store = open(dir.path()).unwrap();
+    let (trying, begin) = std::sync::mpsc::channel();
+    let path = dir.path().to_owned();
+    let opened = std::thread::spawn(move || {
+        trying.send(()).unwrap();
+        open(&path).map(drop)
+    });
+    begin.recv().unwrap();
+    drop(store);
+    opened.join().unwrap().unwrap();
+}
+
+#[test]
 fn a_directory_that_cannot_be_made_is_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let dir = file.path().join("below");

@@ -4,6 +4,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::OpenError;
 
@@ -71,6 +72,10 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// How long a holder of the lock may still take to go: one that was killed, or a process that is being started by
+/// this one and has its files until its program runs.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Creates the directory if need be, and locks it for as long as the file is open.
 pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
     fs::create_dir_all(dir).map_err(|source| OpenError::io("create", dir, source))?;
@@ -78,13 +83,19 @@ pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
     let io = |source| OpenError::io("lock", &path, source);
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::Error(source)) => return Err(io(source)),
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
-            return Err(OpenError::Locked { dir: dir.to_owned(), holder: holder.trim().to_owned() });
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+            Err(TryLockError::WouldBlock) if began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                return Err(OpenError::Locked { dir: dir.to_owned(), holder: holder.trim().to_owned() });
+            }
         }
     }
     // For people only, so it does not matter if it cannot be written.
