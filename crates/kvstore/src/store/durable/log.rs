@@ -220,7 +220,7 @@ impl Writer {
     }
 
     /// Refuses what could not be written, and all that was built on it meanwhile.
-    fn fail(&mut self, error: &io::Error, batch: Batch) {
+    fn fail(&mut self, error: &io::Error, mut batch: Batch) {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         let full = matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge);
         let refusal = if full { Error::NoSpace } else { Error::LogFailed };
@@ -239,6 +239,7 @@ impl Writer {
             self.queue.take_now()
         };
         self.counting.change(|stats| stats.failures += 1);
+        batch.answer_behind();
         batch.answer(Err(refusal));
         rest.answer(Err(refusal));
         self.stop_snapshot();

@@ -55,17 +55,26 @@ pub(super) struct Batch {
     /// The revision of the state after them.
     pub(super) revision: i64,
     pub(super) waiters: Vec<oneshot::Sender<Result<(), Error>>>,
+    /// Those who wait for nothing of this batch, only for the one before it, which was being written when they came.
+    behind: Vec<oneshot::Sender<Result<(), Error>>>,
 }
 
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
-        self.payload.is_empty() && self.waiters.is_empty()
+        self.payload.is_empty() && self.waiters.is_empty() && self.behind.is_empty()
     }
 
     pub(super) fn answer(self, result: Result<(), Error>) {
         // Who does not listen any more does not want to know.
-        for waiter in self.waiters {
+        for waiter in self.waiters.into_iter().chain(self.behind) {
             let _ = waiter.send(result);
+        }
+    }
+
+    /// The batch before this one is durable, whatever becomes of this one.
+    pub(super) fn answer_behind(&mut self) {
+        for waiter in self.behind.drain(..) {
+            let _ = waiter.send(Ok(()));
         }
     }
 }
@@ -97,14 +106,16 @@ impl Queue {
         inner.next.revision = revision;
     }
 
-    /// What to wait for until everything queued so far is durable, if that is not so already.
+    /// What to wait for until everything queued so far is durable, if that is not so already. To be called under the
+    /// store's lock, as [`Queue::push`] is: so what is in the queue is the caller's own at the latest.
     pub(super) fn receipt(&self) -> Option<Receipt> {
         let mut inner = self.lock();
         if inner.next.payload.is_empty() && !inner.busy {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
-        inner.next.waiters.push(sender);
+        let taken = inner.next.payload.is_empty();
+        if taken { &mut inner.next.behind } else { &mut inner.next.waiters }.push(sender);
         self.wake.notify_one();
         Some(receiver)
     }
@@ -202,7 +213,23 @@ mod tests {
         // Who waits for it now waits for the one behind it, which is answered after it.
         let _receipt = queue.receipt().unwrap();
         let behind = queue.take(None).unwrap();
-        assert_eq!((behind.payload.len(), behind.revision, behind.waiters.len()), (0, 2, 1));
+        assert_eq!((behind.payload.len(), behind.revision, behind.behind.len()), (0, 2, 1));
+    }
+
+    #[test]
+    fn what_is_durable_is_not_refused_with_what_comes_after_it() {
+        let queue = Queue::new();
+        queue.push(Entry::Revoke(1), 2);
+        let first = queue.take_now();
+        let mut of_first = queue.receipt().unwrap();
+        queue.push(Entry::Revoke(2), 3);
+        let mut of_second = queue.receipt().unwrap();
+        first.answer(Ok(()));
+        let mut second = queue.take(None).unwrap();
+        second.answer_behind();
+        second.answer(Err(Error::NoSpace));
+        assert_eq!(of_first.try_recv(), Ok(Ok(())));
+        assert_eq!(of_second.try_recv(), Ok(Err(Error::NoSpace)));
     }
 
     #[test]
