@@ -11,8 +11,7 @@ use causeway_cluster::writeback::{
     CiliumNodeWriter, EndpointReport, EndpointWriter, IdentityAllocator, KubeIdentities,
 };
 use causeway_kvstore::{Store, StoreOptions, pb};
-use causeway_lab::apiserver::pki::{Authority, kubeconfig};
-use causeway_lab::apiserver::{ApiServer, ApiServerOptions};
+use causeway_lab::apiserver::loopback::Loopback;
 use causeway_mesh::publish::{self, PublishStatus, Publisher, Sources, StoreSink};
 use causeway_model::{
     AddressType, ClusterId, ClusterInfo, ClusterName, Event, Labels, MaxClusters, Node, NodeAddress,
@@ -36,31 +35,10 @@ struct Cluster {
 
 async fn start() -> Cluster {
     drop(rustls::crypto::ring::default_provider().install_default());
-    let ca = Authority::new("kubernetes").unwrap();
-    let server = ca.server(&["127.0.0.1"]).unwrap();
-    let admin = ca.client("admin", "system:masters").unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let api = ApiServer::new(ApiServerOptions {
-        store: Store::new(StoreOptions::default()),
-        cluster_name: "cls-a".into(),
-        service_cidr: "10.96.0.0/16".parse().unwrap(),
-        service_cidr_v6: None,
-        cert_pem: server.cert,
-        key_pem: server.key,
-        client_ca_pem: ca.pair.cert.clone(),
-        advertise: "127.0.0.1".parse().unwrap(),
-        advertise_port: port,
-        token_secret: vec![7; 32],
-        static_tokens: vec![],
-        compact_every: Duration::from_secs(3600),
-    })
-    .unwrap();
-    let yaml = kubeconfig("test", &format!("https://127.0.0.1:{port}"), &ca.pair.cert, &admin);
+    let api = Loopback::new("cls-a", 0).unwrap();
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(&api.kubeconfig).unwrap();
     let stop = CancellationToken::new();
-    let stopped = stop.clone();
-    tokio::spawn(async move { api.serve(vec![listener], stopped).await });
-    let kubeconfig = kube::config::Kubeconfig::from_yaml(&yaml).unwrap();
+    tokio::spawn(api.serve(stop.clone()).unwrap());
     let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
     let client = Client::try_from(config).unwrap();
     crd::ensure_crds(client.clone()).await.unwrap();

@@ -13,6 +13,7 @@ mod import;
 mod labels;
 pub mod lb;
 pub mod mcs;
+pub mod names;
 mod node;
 mod ports;
 mod service;

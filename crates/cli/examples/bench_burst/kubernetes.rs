@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -12,9 +11,9 @@ use causeway_cluster::crd::{
     EndpointNetworking, EndpointStatus, NamedPort,
 };
 use causeway_cluster::writeback::CiliumNodeWriter;
-use causeway_kvstore::{Store, StoreOptions, pb};
-use causeway_lab::apiserver::pki::{Authority, kubeconfig};
-use causeway_lab::apiserver::{ApiServer, ApiServerOptions, storage};
+use causeway_kvstore::{Store, pb};
+use causeway_lab::apiserver::loopback::Loopback;
+use causeway_lab::apiserver::storage;
 use causeway_model::{
     AddressType, ClusterId, ClusterInfo, ClusterName, IpEntry, MaxClusters, Node, NodeAddress,
     NumericIdentity, PodRef,
@@ -54,34 +53,11 @@ impl Kubernetes {
     /// Starts an API server whose kubeconfig goes to `dir`, with our definitions, nodes, identities and so
     /// many pods.
     pub(crate) async fn start(dir: &Path, pods: u32) -> Result<Self> {
-        let ca = Authority::new("kubernetes")?;
-        let server = ca.server(&["127.0.0.1"])?;
-        let admin = ca.client("admin", "system:masters")?;
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let port = listener.local_addr()?.port();
-        let store = Store::new(StoreOptions::default());
-        let api = ApiServer::new(ApiServerOptions {
-            store: store.clone(),
-            cluster_name: info().name.to_string(),
-            service_cidr: "10.96.0.0/16".parse()?,
-            service_cidr_v6: None,
-            cert_pem: server.cert,
-            key_pem: server.key,
-            client_ca_pem: ca.pair.cert.clone(),
-            advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            advertise_port: port,
-            token_secret: vec![7; 32],
-            static_tokens: vec![],
-            compact_every: Duration::from_secs(3600),
-        })?;
+        let api = Loopback::new(info().name.as_str(), 0)?;
+        let (store, path) = (api.options.store.clone(), dir.join("kubeconfig"));
+        api.write_kubeconfig(&path)?;
         let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        tokio::spawn(async move { api.serve(vec![listener], stopped).await });
-        let path = dir.join("kubeconfig");
-        std::fs::write(
-            &path,
-            kubeconfig("cls-b", &format!("https://127.0.0.1:{port}"), &ca.pair.cert, &admin),
-        )?;
+        tokio::spawn(api.serve(stop.clone())?);
         let client = client(&path).await?;
         populate(client.clone()).await?;
         if pods > 0 {

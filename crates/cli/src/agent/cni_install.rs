@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use causeway_datapath::cni;
 
+use super::files::replace;
+
 /// Sorts before other plugins' files, as Cilium's does.
 const CONF: &str = "05-causeway.conflist";
 /// The plugin's type and file name.
@@ -28,14 +30,6 @@ pub(super) fn install(bin_dir: &Path, conf_dir: &Path, socket: &Path) -> Result<
     });
     let text = serde_json::to_string_pretty(&conf)? + "\n";
     replace(&conf_dir.join(CONF), |fresh| std::fs::write(fresh, &text))
-}
-
-fn replace(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
-    let fresh =
-        path.with_file_name(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()));
-    write(&fresh)
-        .and_then(|()| std::fs::rename(&fresh, path))
-        .with_context(|| format!("write {}", path.display()))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use causeway_mesh::health::{Input, Monitor, Options, Outputs, Prober, Reachabili
 use causeway_model::{ClusterName, Event, Keyed, Node, NodeKey};
 use tokio::sync::{mpsc, watch};
 
+use super::files;
 use crate::metrics::health::{Latency, Statuses};
 
 /// The first three are Cilium's.
@@ -141,13 +142,9 @@ fn recall(path: &Path) -> Vec<NodeKey> {
 /// A memory that cannot be written costs a later agent its knowledge, and this one nothing.
 fn remember(path: &Path, nodes: &BTreeSet<NodeKey>) {
     let nodes: Memory = nodes.iter().map(|node| (node.cluster.to_string(), node.name.clone())).collect();
-    let write = || -> Result<()> {
-        let new: PathBuf = path.with_extension("new");
-        std::fs::write(&new, serde_json::to_vec(&nodes)?)?;
-        Ok(std::fs::rename(&new, path)?)
-    };
-    if let Err(error) = write() {
-        tracing::warn!(%error, file = %path.display(), "unreachable nodes are not remembered");
+    let text = serde_json::to_vec(&nodes).expect("names are plain data");
+    if let Err(error) = files::replace(path, |new| std::fs::write(new, text)) {
+        tracing::warn!("unreachable nodes are not remembered: {error:#}");
     }
 }
 

@@ -14,6 +14,7 @@ mod cni_install;
 mod conntrack;
 mod deletions;
 mod endpoints;
+mod files;
 mod health;
 mod health_checks;
 mod looks;

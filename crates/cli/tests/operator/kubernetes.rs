@@ -6,9 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use causeway_kvstore::{Store, StoreOptions};
-use causeway_lab::apiserver::pki::{Authority, kubeconfig};
-use causeway_lab::apiserver::{ApiServer, ApiServerOptions};
+use causeway_lab::apiserver::loopback::Loopback;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -31,33 +29,12 @@ pub(crate) struct Kubernetes {
 impl Kubernetes {
     pub(crate) async fn start() -> Self {
         drop(rustls::crypto::ring::default_provider().install_default());
-        let ca = Authority::new("kubernetes").unwrap();
-        let server = ca.server(&["127.0.0.1"]).unwrap();
-        let admin = ca.client("admin", "system:masters").unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let api = ApiServer::new(ApiServerOptions {
-            store: Store::new(StoreOptions::default()),
-            cluster_name: "cls-a".into(),
-            service_cidr: "10.96.0.0/16".parse().unwrap(),
-            service_cidr_v6: None,
-            cert_pem: server.cert,
-            key_pem: server.key,
-            client_ca_pem: ca.pair.cert.clone(),
-            advertise: "127.0.0.1".parse().unwrap(),
-            advertise_port: port,
-            token_secret: vec![7; 32],
-            static_tokens: vec![],
-            compact_every: Duration::from_secs(3600),
-        })
-        .unwrap();
-        let yaml = kubeconfig("test", &format!("https://127.0.0.1:{port}"), &ca.pair.cert, &admin);
+        let api = Loopback::new("cls-a", 0).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("kubeconfig"), &yaml).unwrap();
+        api.write_kubeconfig(&dir.path().join("kubeconfig")).unwrap();
+        let config = kube::config::Kubeconfig::from_yaml(&api.kubeconfig).unwrap();
         let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        tokio::spawn(async move { api.serve(vec![listener], stopped).await });
-        let config = kube::config::Kubeconfig::from_yaml(&yaml).unwrap();
+        tokio::spawn(api.serve(stop.clone()).unwrap());
         let config = Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap();
         let client = Client::try_from(config).unwrap();
         let this = Self { client, dir, _stop: stop.drop_guard() };

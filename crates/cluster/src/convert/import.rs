@@ -1,13 +1,11 @@
 //! ServiceImport → ServiceImport (behaviours 2.9).
 
+use causeway_model::names::DERIVED_SERVICE;
 use causeway_model::{ExportType, ImportPort, ServiceImport, ServiceKey};
 
 use super::service::protocol;
 use super::{ip, names};
 use crate::crd;
-
-/// Annotation with the name of the Service that stands for an import.
-const DERIVED_SERVICE: &str = "multicluster.kubernetes.io/derived-service";
 
 /// The import of an object; `None` for types nobody knows.
 pub fn import(object: &crd::ServiceImport) -> Option<ServiceImport> {

@@ -29,7 +29,7 @@ pub use local_service::{local_service, namespace};
 pub use node::node;
 pub use owners::AddressOwners;
 pub use service::{any_service, service};
-pub use slice::{MESH_SLICE_MANAGER, any_slice, slice};
+pub use slice::{any_slice, slice};
 pub use union::{EndpointGroup, EndpointUnion};
 
 /// An address; empty text and nonsense are none.

@@ -1,23 +1,17 @@
 //! EndpointSlice → EndpointSlice (mesh-protocol 6.4).
 
+use causeway_model::names::{
+    IMPORTED_SERVICE, MESH_SLICE_MANAGER, SLICE_MANAGER, SLICE_SERVICE, SOURCE_CLUSTER,
+};
 use causeway_model::{EndpointConditions, EndpointSlice, ServiceKey, SliceEndpoint, SliceKey, SlicePort};
 use k8s_openapi::api::discovery::v1 as discovery;
 
 use super::service::protocol;
 use super::{ip, names};
 
-/// `endpointslice.kubernetes.io/managed-by` of slices that mirror other clusters' endpoints: they
-/// must be neither published nor balanced over, or backends would come back as our own.
-pub const MESH_SLICE_MANAGER: &str = "endpointslice-mesh-controller.cilium.io";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// The cluster a slice comes from, and the ServiceImport it belongs to (multi-cluster services API).
-const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
-const IMPORT_NAME: &str = "multicluster.kubernetes.io/service-name";
-
 /// `None` for slices without service, of host names, or that mirror other clusters.
 pub fn slice(object: &discovery::EndpointSlice) -> Option<EndpointSlice> {
-    let manager = object.metadata.labels.as_ref()?.get(MANAGED_BY);
+    let manager = object.metadata.labels.as_ref()?.get(SLICE_MANAGER);
     any_slice(object).filter(|_| manager.is_none_or(|manager| manager != MESH_SLICE_MANAGER))
 }
 
@@ -27,7 +21,7 @@ pub fn any_slice(object: &discovery::EndpointSlice) -> Option<EndpointSlice> {
     if !matches!(object.address_type.as_str(), "IPv4" | "IPv6") {
         return None;
     }
-    let service = labels.get(SERVICE_NAME).filter(|name| !name.is_empty())?;
+    let service = labels.get(SLICE_SERVICE).filter(|name| !name.is_empty())?;
     let (namespace, name) = names(&object.metadata);
     let ports = object.ports.iter().flatten().filter_map(|port| {
         Some(SlicePort {
@@ -59,7 +53,7 @@ pub fn any_slice(object: &discovery::EndpointSlice) -> Option<EndpointSlice> {
         endpoints: endpoints.collect(),
         ports: ports.collect(),
         source_cluster: labels.get(SOURCE_CLUSTER).cloned(),
-        import: labels.get(IMPORT_NAME).cloned(),
+        import: labels.get(IMPORTED_SERVICE).cloned(),
     })
 }
 
@@ -73,12 +67,13 @@ mod tests {
             let mut object = discovery::EndpointSlice { address_type: "IPv4".into(), ..Default::default() };
             let labels = labels.iter().map(|(key, value)| (key.to_string(), value.to_string()));
             object.metadata.labels =
-                Some(labels.chain([(SERVICE_NAME.to_owned(), "db".to_owned())]).collect());
+                Some(labels.chain([(SLICE_SERVICE.to_owned(), "db".to_owned())]).collect());
             (slice(&object), any_slice(&object))
         };
         let (own, any) = of(&[]);
         assert!(own.is_some() && own == any);
-        let labels = [(MANAGED_BY, MESH_SLICE_MANAGER), (SOURCE_CLUSTER, "cls-b"), (IMPORT_NAME, "kv")];
+        let labels =
+            [(SLICE_MANAGER, MESH_SLICE_MANAGER), (SOURCE_CLUSTER, "cls-b"), (IMPORTED_SERVICE, "kv")];
         let (own, any) = of(&labels);
         let any = any.unwrap();
         assert_eq!(

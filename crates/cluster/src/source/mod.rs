@@ -10,7 +10,7 @@ mod watch;
 use causeway_model::lb::HostPorts;
 use causeway_model::{
     ClusterInfo, Endpoint, EndpointSlice, Event, ExportRequest, Identity, IpEntry, Node, NodeKey,
-    NumericIdentity, PodRef, Service, ServiceImport, ServiceKey, SliceKey,
+    NumericIdentity, PodRef, Service, ServiceImport,
 };
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
@@ -22,7 +22,7 @@ use kube::{Api, Client};
 use crate::convert::{self, AddressOwners, EndpointGroup, EndpointUnion};
 use crate::crd::{self, CiliumEndpoint, CiliumEndpointSlice, CiliumIdentity, CiliumNode, McsVersion};
 pub use operator::{Served, local_services, mesh_slices, namespaces, service_exports, service_imports};
-use watch::{watch, watch_as};
+use watch::{service_key, slice_key, watch, watch_as};
 
 /// The nodes of cluster `info`, from its CiliumNodes.
 pub fn nodes(client: Client, info: ClusterInfo) -> impl Stream<Item = Event<Node>> + Send + 'static {
@@ -91,19 +91,13 @@ pub fn services(
     watch(
         Api::<KubeService>::all(client),
         move |object| convert::service(object, proxy.as_deref()),
-        |object| {
-            let (namespace, name) = convert::names(&object.metadata);
-            Some(ServiceKey { namespace, name })
-        },
+        service_key,
     )
 }
 
 /// The EndpointSlices of addresses, without those that mirror other clusters.
 pub fn endpoint_slices(client: Client) -> impl Stream<Item = Event<EndpointSlice>> + Send + 'static {
-    watch(Api::<KubeSlice>::all(client), convert::slice, |object| {
-        let (namespace, name) = convert::names(&object.metadata);
-        Some(SliceKey { namespace, name })
-    })
+    watch(Api::<KubeSlice>::all(client), convert::slice, slice_key)
 }
 
 /// The ports of a node that its pods asked for.
@@ -118,37 +112,24 @@ pub fn host_ports(client: Client, node: &str) -> impl Stream<Item = Event<HostPo
 
 /// All Services, whichever proxy they belong to.
 pub fn all_services(client: Client) -> impl Stream<Item = Event<Service>> + Send + 'static {
-    watch(
-        Api::<KubeService>::all(client),
-        |object| Some(convert::any_service(object)),
-        |object| {
-            let (namespace, name) = convert::names(&object.metadata);
-            Some(ServiceKey { namespace, name })
-        },
-    )
+    watch(Api::<KubeService>::all(client), |object| Some(convert::any_service(object)), service_key)
 }
 
 /// The EndpointSlices of addresses, with those that mirror other clusters.
 pub fn all_endpoint_slices(client: Client) -> impl Stream<Item = Event<EndpointSlice>> + Send + 'static {
-    watch(Api::<KubeSlice>::all(client), convert::any_slice, |object| {
-        let (namespace, name) = convert::names(&object.metadata);
-        Some(SliceKey { namespace, name })
-    })
+    watch(Api::<KubeSlice>::all(client), convert::any_slice, slice_key)
 }
 
 /// The ServiceImports, of the newest version that is served; none until their definition exists.
 pub fn imports(client: Client) -> impl Stream<Item = Event<ServiceImport>> + Send + 'static {
-    defined::once_defined(client.clone(), "serviceimports.multicluster.x-k8s.io", move |versions| {
+    defined::once_defined(client.clone(), crd::ServiceImport::DEFINITION, move |versions| {
         let version = McsVersion::best(&versions);
         watch_as(
             "serviceimports".to_owned(),
             Api::<crd::ServiceImport>::all_with(client, &version),
             watcher::Config::default(),
             convert::import,
-            |object| {
-                let (namespace, name) = convert::names(&object.metadata);
-                Some(ServiceKey { namespace, name })
-            },
+            service_key,
         )
     })
 }

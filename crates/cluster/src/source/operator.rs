@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use causeway_model::mcs::{LocalService, Namespace};
-use causeway_model::{Event, ServiceKey, SliceKey};
+use causeway_model::names::{MESH_SLICE_MANAGER, SLICE_MANAGER};
+use causeway_model::{Event, ServiceKey};
 use futures::Stream;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice as KubeSlice;
@@ -11,8 +12,8 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 
 use super::defined::once_defined;
-use super::watch::{watch, watch_as};
-use crate::convert::{self, MESH_SLICE_MANAGER, names};
+use super::watch::{service_key, slice_key, watch, watch_as};
+use crate::convert;
 use crate::crd::{McsVersion, ServiceExport, ServiceImport};
 use crate::writeback::OwnSlice;
 
@@ -27,10 +28,7 @@ pub fn local_services(
     watch(
         Api::<core::Service>::all(client),
         move |object| convert::local_service(object, proxy.as_deref()),
-        |object| {
-            let (namespace, name) = names(&object.metadata);
-            Some(ServiceKey { namespace, name })
-        },
+        service_key,
     )
 }
 
@@ -41,16 +39,13 @@ pub fn namespaces(client: Client) -> impl Stream<Item = Event<Namespace>> + Send
 
 /// The EndpointSlices of the operator.
 pub fn mesh_slices(client: Client) -> impl Stream<Item = Event<OwnSlice>> + Send + 'static {
-    let own = format!("endpointslice.kubernetes.io/managed-by={MESH_SLICE_MANAGER}");
+    let own = format!("{SLICE_MANAGER}={MESH_SLICE_MANAGER}");
     watch_as(
         "endpointslices of other clusters".to_owned(),
         Api::<KubeSlice>::all(client),
         watcher::Config::default().labels(&own),
         |object: &KubeSlice| Some(OwnSlice(object.clone())),
-        |object: &KubeSlice| {
-            let (namespace, name) = names(&object.metadata);
-            Some(SliceKey { namespace, name })
-        },
+        slice_key,
     )
 }
 

@@ -2,14 +2,16 @@
 
 use std::fmt::Debug;
 
-use causeway_model::{Event, Keyed};
+use causeway_model::{Event, Keyed, ServiceKey, SliceKey};
 use futures::{Stream, StreamExt};
+use k8s_openapi::api::discovery::v1::EndpointSlice as KubeSlice;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
-use kube::{Api, Resource};
+use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tracing::{debug, warn};
 
+use crate::convert::names;
 use crate::readable;
 
 /// Watches all objects of `api`. `convert` makes the value, or `None` for an object that stands for
@@ -48,6 +50,18 @@ where
         };
         std::future::ready(event)
     })
+}
+
+/// The key of a Service, and of what is named like one.
+pub(super) fn service_key(object: &impl ResourceExt) -> Option<ServiceKey> {
+    let (namespace, name) = names(object.meta());
+    Some(ServiceKey { namespace, name })
+}
+
+/// The key of an EndpointSlice.
+pub(super) fn slice_key(object: &KubeSlice) -> Option<SliceKey> {
+    let (namespace, name) = names(&object.metadata);
+    Some(SliceKey { namespace, name })
 }
 
 fn translate<K, T: Keyed>(

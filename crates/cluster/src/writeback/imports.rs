@@ -5,6 +5,7 @@
 //! annotation, a derived Service by its owner.
 
 use causeway_model::mcs::{Condition as Wanted, DerivedService, Import, Imported, IpFamily, TargetPort};
+use causeway_model::names::DERIVED_SERVICE;
 use causeway_model::{ExportPort, ExportType, ServiceKey, SessionAffinity, TrafficPolicy};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -16,7 +17,6 @@ use super::operator::{FIELD_MANAGER, exactly, not_deleted, refused};
 use crate::Error;
 use crate::crd::{ClusterStatus, McsVersion, ServiceExport, ServiceImport};
 
-const DERIVED_SERVICE: &str = "multicluster.kubernetes.io/derived-service";
 /// Selector of a derived Service that has no pods here: a label no pod has.
 const NOT_HERE: &str = "multicluster.causeway.io/not-exported-here";
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use causeway_model::mcs::{MeshEndpoint, MeshSlice};
+use causeway_model::names::{MESH_SLICE_MANAGER, SLICE_MANAGER, SLICE_SERVICE, SOURCE_CLUSTER};
 use causeway_model::{ClusterName, Keyed, ServiceKey, SliceKey};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForZone,
@@ -13,11 +14,7 @@ use kube::api::{Api, PostParams};
 
 use super::operator::{FIELD_MANAGER, exactly, not_deleted, refused};
 use crate::Error;
-use crate::convert::{MESH_SLICE_MANAGER, names};
-
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+use crate::convert::names;
 
 /// An EndpointSlice of the operator as Kubernetes has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +26,7 @@ impl OwnSlice {
         let labels = self.0.metadata.labels.as_ref()?;
         let namespace = self.0.metadata.namespace.clone()?;
         let cluster = ClusterName::new(labels.get(SOURCE_CLUSTER)?.as_str()).ok()?;
-        Some((ServiceKey { namespace, name: labels.get(SERVICE_NAME)?.clone() }, cluster))
+        Some((ServiceKey { namespace, name: labels.get(SLICE_SERVICE)?.clone() }, cluster))
     }
 }
 
@@ -188,7 +185,7 @@ async fn taken(api: &Api<EndpointSlice>, name: &str, what: String) -> Error {
     };
     let labels = there.and_then(|there| there.metadata.labels);
     let foreign =
-        labels.is_some_and(|labels| labels.get(MANAGED_BY).is_none_or(|by| by != MESH_SLICE_MANAGER));
+        labels.is_some_and(|labels| labels.get(SLICE_MANAGER).is_none_or(|by| by != MESH_SLICE_MANAGER));
     if foreign { Error::Foreign { what } } else { Error::Changed { what } }
 }
 
@@ -212,7 +209,7 @@ mod tests {
             service_uid: "uid".into(),
             cluster: ClusterName::new("cls-b").unwrap(),
             family: IpFamily::V4,
-            labels: [(SERVICE_NAME, "web"), (SOURCE_CLUSTER, "cls-b"), (MANAGED_BY, MESH_SLICE_MANAGER)]
+            labels: [(SLICE_SERVICE, "web"), (SOURCE_CLUSTER, "cls-b"), (SLICE_MANAGER, MESH_SLICE_MANAGER)]
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .into(),
             endpoints: endpoints.collect(),
@@ -262,7 +259,7 @@ mod tests {
             .labels
             .as_mut()
             .unwrap()
-            .insert(MANAGED_BY.into(), "endpointslice-controller.k8s.io".into());
+            .insert(SLICE_MANAGER.into(), "endpointslice-controller.k8s.io".into());
         assert!(crate::convert::slice(&others.0).is_some());
     }
 }

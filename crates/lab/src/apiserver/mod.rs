@@ -18,6 +18,7 @@ pub mod events;
 pub mod families;
 pub mod gc;
 pub mod handlers;
+pub mod loopback;
 pub mod namespace;
 pub mod negotiate;
 pub mod object;

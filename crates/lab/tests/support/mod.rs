@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use causeway_kvstore::{Store, StoreOptions};
-use causeway_lab::apiserver::pki::{Authority, kubeconfig};
-use causeway_lab::apiserver::{ApiServer, ApiServerOptions, StaticToken};
+use causeway_kvstore::Store;
+use causeway_lab::apiserver::StaticToken;
+use causeway_lab::apiserver::loopback::Loopback;
 use tokio_util::sync::CancellationToken;
 
 /// Ample for anything these tests wait for.
@@ -26,40 +26,17 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(StoreOptions::default());
-        let ca = Authority::new("kubernetes").unwrap();
-        let server = ca.server(&["127.0.0.1", "localhost"]).unwrap();
-        let admin = ca.client("admin", "system:masters").unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let url = format!("https://127.0.0.1:{port}");
-        let api = ApiServer::new(ApiServerOptions {
-            store: store.clone(),
-            cluster_name: "test".into(),
-            service_cidr: "10.96.0.0/16".parse().unwrap(),
-            service_cidr_v6: None,
-            cert_pem: server.cert,
-            key_pem: server.key,
-            client_ca_pem: ca.pair.cert.clone(),
-            advertise: "127.0.0.1".parse().unwrap(),
-            advertise_port: port,
-            token_secret: vec![7; 32],
-            static_tokens: vec![StaticToken { token: "secret".into(), user: "robot".into(), groups: vec![] }],
-            compact_every: Duration::from_secs(3600),
-        })
-        .unwrap();
-        std::fs::write(dir.path().join("kubeconfig"), kubeconfig("test", &url, &ca.pair.cert, &admin))
-            .unwrap();
+        let mut api = Loopback::new("test", 0).unwrap();
+        let robot = StaticToken { token: "secret".into(), user: "robot".into(), groups: vec![] };
+        api.options.static_tokens.push(robot);
+        api.write_kubeconfig(&dir.path().join("kubeconfig")).unwrap();
+        let (store, url) = (api.options.store.clone(), api.url.clone());
         let shutdown = CancellationToken::new();
-        let stop = shutdown.clone();
+        let serving = api.serve(shutdown.clone()).unwrap();
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-            runtime.block_on(async move {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                api.serve(vec![listener], stop).await.unwrap();
-            });
+            runtime.block_on(serving).unwrap();
         });
         Cluster { store, dir, url, shutdown, thread: Some(thread) }
     }

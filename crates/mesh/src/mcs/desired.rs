@@ -1,12 +1,13 @@
 //! What is wanted of one name, from everything that is known.
 
 use causeway_model::mcs::{Condition, DerivedService, Import, Imported, IpFamily, LocalService};
+use causeway_model::names::{DERIVED_SERVICE, IMPORTED_SERVICE, SOURCE_CLUSTER};
 use causeway_model::{
     ClusterName, ExportPort, ExportType, Protocol, ServiceExport, ServiceKey, ServiceType, SessionAffinity,
 };
 
 use super::merge::{Conflict, Merged, merge};
-use super::{DERIVED_SERVICE, GLOBAL, Imports, SERVICE_NAME, SOURCE_CLUSTER, derived_name, export};
+use super::{GLOBAL, Imports, derived_name, export};
 use crate::valid;
 
 pub(super) fn desired(of: &Imports, key: &ServiceKey) -> Imported {
@@ -80,7 +81,7 @@ fn import(
     let mut labels = valid::labels(&winner.labels.clone().unwrap_or_default());
     let mut annotations = valid::annotations(&winner.annotations.clone().unwrap_or_default());
     let derived = possible.then(|| {
-        let own = [(SERVICE_NAME, key.name.clone()), (SOURCE_CLUSTER, of.own.to_string())];
+        let own = [(IMPORTED_SERVICE, key.name.clone()), (SOURCE_CLUSTER, of.own.to_string())];
         let mut labels = labels.clone();
         labels.extend(own.map(|(key, value)| (key.to_owned(), value)));
         let mut annotations = annotations.clone();
@@ -104,7 +105,7 @@ fn import(
         }
     });
     // A peer's labels must not pass for those of the derived Service and of slices.
-    labels.retain(|key, _| key != SERVICE_NAME && key != SOURCE_CLUSTER);
+    labels.retain(|key, _| key != IMPORTED_SERVICE && key != SOURCE_CLUSTER);
     annotations.insert(DERIVED_SERVICE.to_owned(), name.name.clone());
     let import = Import {
         key: key.clone(),

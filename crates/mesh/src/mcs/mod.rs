@@ -18,7 +18,7 @@ use causeway_model::{
 };
 
 pub(crate) use names::base32hex;
-pub use names::{DERIVED_SERVICE, GLOBAL, SERVICE_NAME, SOURCE_CLUSTER, derived_name};
+pub use names::{GLOBAL, derived_name};
 
 /// What a cluster tells the others of a Service that it exports.
 pub fn export(cluster: ClusterName, service: &Service, request: &ExportRequest) -> ServiceExport {

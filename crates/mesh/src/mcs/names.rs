@@ -3,12 +3,6 @@
 use causeway_model::ServiceKey;
 use sha2::{Digest, Sha256};
 
-/// Label with the name of the imported service, on its derived Service and on EndpointSlices.
-pub const SERVICE_NAME: &str = "multicluster.kubernetes.io/service-name";
-/// Label with the cluster the endpoints are in, on the same objects.
-pub const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
-/// Annotation of a ServiceImport with the name of its derived Service.
-pub const DERIVED_SERVICE: &str = "multicluster.kubernetes.io/derived-service";
 /// Annotation by which the derived Services of all clusters are one.
 pub const GLOBAL: &str = "service.cilium.io/global";
 

@@ -1,6 +1,7 @@
 //! Every rule of behaviours 2.9 that does not need an API server.
 
 use causeway_model::mcs::{Condition, TargetPort};
+use causeway_model::names::{DERIVED_SERVICE, IMPORTED_SERVICE, SOURCE_CLUSTER};
 use causeway_model::{
     ExportPort, ExportType, Protocol, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
 };
@@ -102,7 +103,7 @@ pub(super) fn reason<'a>(conditions: &'a [Condition], kind: &str) -> Option<(boo
 fn an_export_of_another_cluster_becomes_an_import_and_a_derived_service() {
     let mut imports = imports();
     let mut theirs = export("cls-b", 0);
-    theirs.labels = Some([("l", "1"), ("bad label", "2"), (SERVICE_NAME, "evil")].map(owned).into());
+    theirs.labels = Some([("l", "1"), ("bad label", "2"), (IMPORTED_SERVICE, "evil")].map(owned).into());
     theirs.annotations = Some([("a", "1"), (DERIVED_SERVICE, "evil"), (GLOBAL, "false")].map(owned).into());
     remote(&mut imports, theirs);
     let wanted = imports.desired(&key());
@@ -118,7 +119,7 @@ fn an_export_of_another_cluster_becomes_an_import_and_a_derived_service() {
     assert_eq!(service.annotations, [("a", "1"), (GLOBAL, "true")].map(owned).into());
     assert_eq!(
         service.labels,
-        [("l", "1"), (SERVICE_NAME, "cart"), (SOURCE_CLUSTER, "cls-a")].map(owned).into()
+        [("l", "1"), (IMPORTED_SERVICE, "cart"), (SOURCE_CLUSTER, "cls-a")].map(owned).into()
     );
     assert_eq!((service.ports, service.selector.len()), (vec![(port("http", 80), None)], 0));
 

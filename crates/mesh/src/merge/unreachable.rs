@@ -1,7 +1,7 @@
 //! Which addresses are behind nodes that cannot be reached.
 //!
 //! Nothing is kept of nodes that answer. When nodes fall, all addresses are looked at once, however many fall
-//! together: about 10 ms of 250,000. What comes and goes later is followed at the cost of the change.
+//! together. What comes and goes later is followed at the cost of the change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -11,20 +11,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use causeway_model::mcs::{IpFamily, LocalService, MeshEndpoint, MeshSlice};
+use causeway_model::names::{MESH_SLICE_MANAGER, SLICE_MANAGER, SLICE_SERVICE, SOURCE_CLUSTER};
 use causeway_model::{
     ClusterName, ClusterService, Collection, Event, Keyed, Ports, ServiceKey, ServiceType, SlicePort,
 };
 use sha2::{Digest, Sha256};
 
-use crate::mcs::{SOURCE_CLUSTER, base32hex};
+use crate::mcs::base32hex;
 use crate::valid;
 
-/// Label that names the Service of a slice.
-pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// Label that names who writes a slice.
-pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// That is the operator: nobody balances over these slices or publishes them.
-pub const MANAGER: &str = "endpointslice-mesh-controller.cilium.io";
 /// Label of a headless Service's slices.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Most ports of a slice; Kubernetes refuses more.
@@ -164,8 +159,8 @@ fn labels(of: &LocalService, cluster: &ClusterName) -> BTreeMap<String, String> 
     if of.service.headless {
         labels.insert(HEADLESS.to_owned(), String::new());
     }
-    labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
-    labels.insert(SERVICE_NAME.to_owned(), of.service.key.name.clone());
+    labels.insert(SLICE_MANAGER.to_owned(), MESH_SLICE_MANAGER.to_owned());
+    labels.insert(SLICE_SERVICE.to_owned(), of.service.key.name.clone());
     labels.insert(SOURCE_CLUSTER.to_owned(), cluster.to_string());
     labels
 }

@@ -72,12 +72,22 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// How long a holder of the lock may still take to go: one that was killed, or a process that is being started by
-/// this one and has its files until its program runs.
+/// How long a process that was killed may still take to let go of the lock.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Creates the directory if need be, and locks it for as long as the file is open.
-pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
+/// A directory is this process's.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file would not be enough: a child process being made may hold it for a moment.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
+/// Creates the directory if need be, and locks it.
+pub(super) fn lock(dir: &Path) -> Result<Lock, OpenError> {
     fs::create_dir_all(dir).map_err(|source| OpenError::io("create", dir, source))?;
     let path = dir.join("LOCK");
     let io = |source| OpenError::io("lock", &path, source);
@@ -101,5 +111,5 @@ pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
     // For people only, so it does not matter if it cannot be written.
     let _ =
         file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-    Ok(file)
+    Ok(Lock(file))
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::super::Core;
 use super::super::staged::Receipt;
 use super::super::state::State;
-use super::files::{self, Files};
+use super::files::{self, Files, Lock};
 use super::image::Image;
 use super::queue::{Batch, Gate, Health, Queue};
 use super::record::{Entry, FORMAT, Meta};
@@ -63,7 +63,7 @@ impl Log {
             dir: dir.to_owned(),
             options: options.clone(),
             meta: meta.clone(),
-            lock,
+            _lock: lock,
             file,
             generation,
             number,
@@ -156,7 +156,7 @@ struct Writer {
     options: StoreOptions,
     meta: Meta,
     /// Held for as long as the directory may be written.
-    lock: File,
+    _lock: Lock,
     /// The newest log.
     file: File,
     generation: u64,
@@ -363,7 +363,5 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.queue.set_health(Health::Refusing(Error::LogFailed));
         self.queue.take_now().answer(Err(Error::LogFailed));
-        // Closing the file would not be enough: a child process being made may hold it for a moment.
-        let _ = self.lock.unlock();
     }
 }
