@@ -108,7 +108,7 @@ fn interop_publishing_the_recorded_objects_gives_the_recorded_keys() {
     let mut apply = |ops: Vec<Op>| {
         for op in ops {
             match op {
-                Op::Put { key, value } => drop(store.insert(key, value.to_vec())),
+                Op::Put(ref pair) => drop(store.insert(op.key().to_owned(), pair.value().to_vec())),
                 Op::Delete { key } => drop(store.remove(&key)),
             }
         }

@@ -14,9 +14,9 @@ pub mod tls;
 
 pub use error::Error;
 pub use store::{
-    Applied, AutoCompaction, BadRetention, ContentHash, CutTail, KeyRange, LeaseInfo, LogStats, OpenError,
-    Pending, Staged, Store, StoreOptions, StoreStats, Value, WatchBatch, WatchError, WatchOptions, Watcher,
-    WriteOp, prefix_end,
+    Applied, AutoCompaction, BadRetention, ByKey, ContentHash, CutTail, KeyRange, LeaseInfo, LogStats,
+    OpenError, Pair, Pending, Staged, Store, StoreOptions, StoreStats, WatchBatch, WatchError, WatchOptions,
+    Watcher, WriteOp, prefix_end,
 };
 
 /// The messages and services of etcd v3, generated from `proto/`.

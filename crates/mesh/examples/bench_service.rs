@@ -108,8 +108,8 @@ fn main() {
         let start = cpu::time();
         let ops = publisher.apply_slice(event);
         publish.push(cpu::time() - start);
-        let [Op::Put { key, value }] = &ops[..] else { panic!("a change is one write: {ops:?}") };
-        let put = WriteOp::Put(key.clone().into(), value.clone());
+        let [Op::Put(pair)] = &ops[..] else { panic!("a change is one write: {ops:?}") };
+        let put = WriteOp::Put(pair.clone());
         let start = cpu::time();
         store.apply(vec![put]).expect("room");
         let seen = watcher.poll_now().expect("in time").expect("the write");
@@ -117,13 +117,14 @@ fn main() {
         assert_eq!(seen.events.len(), 1);
         let suffix = "shop/cart";
         let start = cpu::time();
-        let entry = wire::decode(Kind::Services, key, suffix, value, &theirs).expect("our own value");
+        let entry =
+            wire::decode(Kind::Services, ops[0].key(), suffix, pair.value(), &theirs).expect("our own value");
         decode.push(cpu::time() - start);
         let Entry::Service(shared) = entry else { panic!("a service") };
         let events = merger.apply_remote(&theirs.name, Event::Upsert(shared));
         ingest.push(cpu::time() - start);
         assert_eq!(events.len(), 2, "both ports have another backend");
-        bytes = value.len();
+        bytes = pair.value().len();
     }
     println!(
         "{}",

@@ -224,7 +224,7 @@ impl<S: Sink> Sink for Measured<S> {
     async fn write(&self, ops: Vec<Op>, lease: i64) -> Result<(), SinkError> {
         let kinds: BTreeSet<(String, &'static str)> = ops
             .iter()
-            .map(|op| (scope_of(op.key()), if matches!(op, Op::Put { .. }) { "set" } else { "delete" }))
+            .map(|op| (scope_of(op.key()), if matches!(op, Op::Put(_)) { "set" } else { "delete" }))
             .collect();
         let beat = ops.iter().any(|op| op.key() == keys::HEARTBEAT);
         let start = Instant::now();

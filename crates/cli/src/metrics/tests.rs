@@ -10,7 +10,7 @@ use causeway_daemon::health::Health;
 use causeway_daemon::metrics::Metrics;
 use causeway_datapath::inspect::Usage;
 use causeway_kvstore::server::{Access, Server};
-use causeway_kvstore::{Store, StoreOptions, WriteOp};
+use causeway_kvstore::{Pair, Store, StoreOptions, WriteOp};
 use causeway_mesh::cache::{self, Cache};
 use causeway_mesh::keys::{self, Kind, Layout};
 use causeway_mesh::publish::{
@@ -231,7 +231,7 @@ async fn a_mesh_server_exposes_every_name() {
 /// The store of cls-b, published by hand.
 fn published(b: &ClusterName) -> Store {
     let store = Store::new(StoreOptions::default());
-    let put = |key: String, value: &'static str| WriteOp::Put(key.into(), value.into());
+    let put = |key: String, value: &'static str| WriteOp::Put(Pair::new(key, value));
     let config = r#"{"id":2,"capabilities":{"syncedCanaries":true,"maxConnectedClusters":255}}"#;
     let mut ops = vec![
         put(keys::HEARTBEAT.to_owned(), "t"),
@@ -283,7 +283,7 @@ async fn a_cache_exposes_every_name() {
     // A store that is full for a while: what waits is told, and that it was refused.
     store.set_space_alarm(true).unwrap();
     let address = keys::prefix(Layout::Native, Kind::Ip, &b) + "10.2.0.22";
-    source.apply(vec![WriteOp::Put(address.into(), "an address".into())]).unwrap();
+    source.apply(vec![WriteOp::Put(Pair::new(address, "an address"))]).unwrap();
     let says = async |line: &str| {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {

@@ -2,17 +2,17 @@
 
 use bytes::Bytes;
 
-use super::history::Key;
-use super::state::{Put, State, Write};
-use super::value::Value;
+use super::history::Version;
+use super::pair::Pair;
+use super::state::{Put, State, What, Write};
 use super::{Store, quota};
 use crate::Error;
 
 /// One write of [`Store::apply`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteOp {
-    /// Key and value; the store shares the memory of the value.
-    Put(Bytes, Value),
+    /// Key and value; the store shares their memory.
+    Put(Pair),
     /// Key.
     Delete(Bytes),
 }
@@ -27,9 +27,10 @@ pub struct Applied {
 }
 
 impl WriteOp {
-    fn key(&self) -> &Bytes {
+    fn key(&self) -> &[u8] {
         match self {
-            WriteOp::Put(key, _) | WriteOp::Delete(key) => key,
+            WriteOp::Put(pair) => pair.key(),
+            WriteOp::Delete(key) => key,
         }
     }
 }
@@ -63,9 +64,9 @@ pub(super) fn check(store: &Store, ops: &[WriteOp]) -> Result<usize, Error> {
         if op.key().is_empty() {
             return Err(Error::EmptyKey);
         }
-        if let WriteOp::Put(key, value) = op {
-            store.check_size(key.len() + value.len())?;
-            cost += quota::write_cost(key, value);
+        if let WriteOp::Put(pair) = op {
+            store.check_size(pair.size())?;
+            cost += quota::write_cost(pair.key(), pair.value());
         }
     }
     Ok(cost)
@@ -84,21 +85,19 @@ pub(super) fn run(
             commit(state, std::mem::take(&mut write));
         }
         let held = state.live(op.key());
-        let size = held.map(|held| held.size(op.key()));
+        let size = held.map(Version::size);
         match op {
-            WriteOp::Put(_, value)
-                if held.is_some_and(|held| *held.value() == *value && held.lease == lease) => {}
-            WriteOp::Put(key, value) => {
+            WriteOp::Put(pair) if held.is_some_and(|held| *held.pair == pair && held.lease == lease) => {}
+            WriteOp::Put(pair) => {
                 applied.keys += i64::from(size.is_none());
-                applied.bytes += (key.len() + value.len()) as i64 - size.unwrap_or(0);
-                let put = Put { key: &key, value: Some(value), lease: Some(lease), prev_kv: false };
-                state.put(put, &mut write);
+                applied.bytes += pair.size() as i64 - size.unwrap_or(0);
+                state.put(Put { what: What::Pair(pair), lease: Some(lease), prev_kv: false }, &mut write);
             }
             WriteOp::Delete(key) => {
                 let Some(size) = size else { continue };
                 applied.keys -= 1;
                 applied.bytes -= size;
-                state.delete(&Key::from(&key[..]), &mut write);
+                state.delete(&key, &mut write);
             }
         }
     }
@@ -112,7 +111,7 @@ mod tests {
     use crate::{StoreOptions, WatchOptions, pb};
 
     fn put(key: &'static str, value: &'static str) -> WriteOp {
-        WriteOp::Put(key.into(), value.into())
+        WriteOp::Put(Pair::new(key, value))
     }
 
     fn events(store: &Store) -> Vec<(i64, String)> {
@@ -153,13 +152,13 @@ mod tests {
     #[test]
     fn what_is_put_is_shared_and_attached() {
         let store = Store::new(StoreOptions::default());
-        let (value, now) = (Value::from("1"), std::time::Instant::now());
-        let put = || vec![WriteOp::Put("k/a".into(), value.clone())];
+        let (pair, now) = (Pair::new("k/a", "1"), std::time::Instant::now());
+        let put = || vec![WriteOp::Put(pair.clone())];
         assert_eq!(store.apply_leased(put(), 7), Err(Error::LeaseNotFound));
         store.lease_grant(7, 60, now).unwrap();
         store.apply_leased(put(), 7).unwrap();
-        let held = store.lock().live(b"k/a").unwrap().value.clone().unwrap();
-        assert!(std::ptr::eq(&*held, &*value), "one copy, here and in the store");
+        let held = store.lock().live(b"k/a").unwrap().pair.clone();
+        assert!(std::ptr::eq(held.value(), pair.value()), "one copy, here and in the store");
         store.apply_leased(put(), 7).unwrap();
         assert_eq!(store.revision(), 2, "the same value under the same lease");
         assert_eq!(store.lease_info(7, now).unwrap().keys, ["k/a"]);
@@ -174,7 +173,7 @@ mod tests {
     fn refused_as_a_whole() {
         let small = StoreOptions { quota_backend_bytes: 1000, max_request_bytes: 100, ..Default::default() };
         let store = Store::new(small);
-        let long = WriteOp::Put("k/l".into(), vec![b'x'; 98].into());
+        let long = WriteOp::Put(Pair::new("k/l", [b'x'; 98]));
         assert_eq!(store.apply(vec![put("k/a", "1"), long]), Err(Error::RequestTooLarge));
         assert_eq!(store.apply(vec![put("k/a", "1"), put("", "1")]), Err(Error::EmptyKey));
         let many = ["k/a", "k/b", "k/c", "k/d"].map(|key| put(key, "1")).to_vec();

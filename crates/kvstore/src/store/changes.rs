@@ -1,22 +1,14 @@
-//! What changed at which revision: the keys. What they were changed to is in their histories.
+//! What changed at which revision: the pairs that were put, and the keys that were deleted.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
 use std::sync::Arc;
 
 use super::encode::Encoded;
-use super::history::Key;
+use super::pair::Pair;
 
 /// Bytes of encoded events kept for the watchers to come: those that are not far behind.
 const KEEP_ENCODED: usize = 4 << 20;
-
-/// One change of a key.
-#[derive(Debug, Clone)]
-pub(super) struct Change {
-    pub(super) key: Key,
-    /// A put; else a delete.
-    pub(super) put: bool,
-}
 
 /// The changes of one revision, in the order they happened.
 #[derive(Debug)]
@@ -28,14 +20,14 @@ pub(super) struct Revision {
 /// Most revisions are one change, which then needs no memory of its own.
 #[derive(Debug)]
 enum Changes {
-    One(Change),
-    Many(Box<[Change]>),
+    One(Pair),
+    Many(Box<[Pair]>),
 }
 
 impl Deref for Revision {
-    type Target = [Change];
+    type Target = [Pair];
 
-    fn deref(&self) -> &[Change] {
+    fn deref(&self) -> &[Pair] {
         match &self.changes {
             Changes::One(change) => std::slice::from_ref(change),
             Changes::Many(changes) => changes,
@@ -51,7 +43,7 @@ pub(super) struct ChangeLog {
 }
 
 impl ChangeLog {
-    pub(super) fn push(&mut self, revision: i64, mut changes: Vec<Change>) {
+    pub(super) fn push(&mut self, revision: i64, mut changes: Vec<Pair>) {
         let changes = match changes.len() {
             1 => Changes::One(changes.remove(0)),
             _ => Changes::Many(changes.into()),

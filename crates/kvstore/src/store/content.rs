@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::history::Version;
 use super::range::KeyRange;
 use super::{Core, LeaseInfo, Store};
 use crate::{Error, pb};
@@ -48,7 +49,7 @@ impl<'a> Pages<'a> {
         let range = KeyRange::new(self.start.take()?, Bytes::from_static(&[0]));
         let state = self.core.lock();
         let keys = state.visible(&range, self.revision).take(PAGE);
-        let page: Vec<_> = keys.map(|(key, version)| version.key_value(key)).collect();
+        let page: Vec<_> = keys.map(Version::key_value).collect();
         // The next key there can be is the last one with a zero byte.
         let after = |kv: &pb::KeyValue| [&kv.key[..], &[0]].concat().into();
         self.start = page.last().filter(|_| page.len() == PAGE).map(after);

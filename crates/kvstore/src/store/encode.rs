@@ -31,23 +31,22 @@ pub(super) fn field_len(length: usize) -> usize {
     1 + encoded_len_varint(length as u64) + length
 }
 
-/// A key with one of its versions, as a `KeyValue`.
+/// One version of a key, as a `KeyValue`.
 #[derive(Clone, Copy)]
 pub(super) struct KeyValue<'a> {
-    key: &'a [u8],
-    version: &'a Version,
+    version: Version<'a>,
     value: &'a [u8],
     len: usize,
 }
 
 impl<'a> KeyValue<'a> {
-    pub(super) fn new(key: &'a [u8], version: &'a Version, keys_only: bool) -> Self {
-        let value = if keys_only { &[] } else { version.value() };
+    pub(super) fn new(version: Version<'a>, keys_only: bool) -> Self {
+        let value = if keys_only { &[] } else { version.pair.value() };
         let bytes = |bytes: &[u8]| if bytes.is_empty() { 0 } else { field_len(bytes.len()) };
         let number = |number: i64| if number == 0 { 0 } else { 1 + encoded_len_varint(number as u64) };
         let numbers = [version.create_revision, version.mod_revision, version.version, version.lease];
-        let len = bytes(key) + bytes(value) + numbers.into_iter().map(number).sum::<usize>();
-        Self { key, version, value, len }
+        let len = bytes(version.pair.key()) + bytes(value) + numbers.into_iter().map(number).sum::<usize>();
+        Self { version, value, len }
     }
 
     /// Bytes it takes as a field.
@@ -58,7 +57,7 @@ impl<'a> KeyValue<'a> {
     /// Writes it as field `field`.
     pub(super) fn put(&self, field: u32, out: &mut BytesMut) {
         put_length(out, field, self.len);
-        put_bytes(out, 1, self.key);
+        put_bytes(out, 1, self.version.pair.key());
         put_number(out, 2, self.version.create_revision);
         put_number(out, 3, self.version.mod_revision);
         put_number(out, 4, self.version.version);
@@ -110,10 +109,10 @@ impl Encoder {
     }
 
     /// Adds an event: what a key was changed to, and what it was before if that is wanted and known.
-    pub(super) fn add(&mut self, key: &[u8], now: &Version, before: Option<&Version>) {
-        let deleted = now.value.is_none();
-        let now = KeyValue::new(key, now, false);
-        let before = before.map(|version| KeyValue::new(key, version, false));
+    pub(super) fn add(&mut self, now: Version<'_>, before: Option<Version<'_>>) {
+        let deleted = !now.pair.is_put();
+        let now = KeyValue::new(now, false);
+        let before = before.map(|version| KeyValue::new(version, false));
         let kind = if deleted { 2 } else { 0 };
         let len = kind + now.field_len() + before.map_or(0, |kv| kv.field_len());
         self.out.reserve(field_len(len));
@@ -138,17 +137,19 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message;
 
+    use super::super::history::Kept;
+    use super::super::pair::Pair;
     use super::*;
     use crate::pb::{self, event::EventType};
 
-    fn version() -> impl Strategy<Value = Version> {
+    fn version() -> impl Strategy<Value = Kept> {
         let value = prop::option::of(prop::collection::vec(any::<u8>(), 0..300));
-        (0..300i64, 0..300i64, 0..200i64, any::<i64>(), value).prop_map(
-            |(create_revision, mod_revision, version, lease, value)| match value {
+        (".{1,40}", 0..300i64, 0..300i64, 0..200i64, any::<i64>(), value).prop_map(
+            |(key, create_revision, mod_revision, version, lease, value)| match value {
                 Some(value) => {
-                    Version { create_revision, mod_revision, version, lease, value: Some(value.into()) }
+                    Kept { pair: Pair::new(key, value), create_revision, mod_revision, version, lease }
                 }
-                None => Version::tombstone(mod_revision),
+                None => Kept::tombstone(key.as_bytes(), mod_revision),
             },
         )
     }
@@ -156,17 +157,17 @@ mod tests {
     proptest! {
         #[test]
         fn events_are_the_bytes_of_the_message(
-            events in prop::collection::vec((".{1,40}", version(), prop::option::of(version())), 0..5),
+            events in prop::collection::vec((version(), prop::option::of(version())), 0..5),
         ) {
             let mut encoder = Encoder::with_events(events.len());
             let mut message = pb::WatchResponse::default();
-            for (key, now, before) in &events {
-                encoder.add(key.as_bytes(), now, before.as_ref());
-                let kind = if now.value.is_some() { EventType::Put } else { EventType::Delete };
+            for (now, before) in &events {
+                encoder.add(now.shown(), before.as_ref().map(Kept::shown));
+                let kind = if now.pair.is_put() { EventType::Put } else { EventType::Delete };
                 message.events.push(pb::Event {
                     r#type: kind as i32,
-                    kv: Some(now.key_value(key.as_bytes())),
-                    prev_kv: before.as_ref().map(|before| before.key_value(key.as_bytes())),
+                    kv: Some(now.shown().key_value()),
+                    prev_kv: before.as_ref().map(|before| before.shown().key_value()),
                 });
             }
             let encoded = encoder.finish();

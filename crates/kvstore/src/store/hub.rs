@@ -11,7 +11,7 @@ use std::task::Waker;
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 
-use super::changes::Change;
+use super::pair::Pair;
 use super::range::KeyRange;
 
 /// Where the watches of one reader are reported that have something to read. Many may share it.
@@ -124,14 +124,14 @@ impl Hub {
     }
 
     /// Marks every watch of a key that `revision` has changed.
-    pub(super) fn mark(&mut self, revision: i64, changes: &[Change], wakeups: &mut Wakeups) {
+    pub(super) fn mark(&mut self, revision: i64, changes: &[Pair], wakeups: &mut Wakeups) {
         if self.keys.is_empty() && self.ranges.sorted.is_empty() {
             return;
         }
         let mut mark = |group: &Group| {
             wakeups.0.extend(group.iter().filter_map(|slot| slot.mark(revision)).cloned());
         };
-        for Change { key, .. } in changes {
+        for key in changes.iter().map(Pair::key) {
             if let Some(group) = self.keys.get(&key[..]) {
                 mark(group);
             }
@@ -251,7 +251,7 @@ mod tests {
             });
             for key in keys {
                 let mut wakeups = Wakeups::default();
-                hub.mark(7, &[Change { key: key.as_bytes().into(), put: true }], &mut wakeups);
+                hub.mark(7, &[Pair::new(&key, "v")], &mut wakeups);
                 let mut told = Vec::new();
                 inbox.take(Waker::noop(), &mut told);
                 told.sort_unstable();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::history::Key;
+use super::pair::{ByKey, Pair};
 use crate::Error;
 
 /// etcd's longest lease in seconds (`lease.MaxLeaseTTL`).
@@ -15,7 +15,7 @@ const MAX_TTL: i64 = 9_000_000_000;
 struct Lease {
     ttl: i64,
     expires: Instant,
-    keys: BTreeSet<Key>,
+    keys: BTreeSet<ByKey>,
 }
 
 /// All leases of a store.
@@ -69,7 +69,7 @@ impl Leases {
     }
 
     /// Forgets a lease and returns its keys in order.
-    pub(super) fn revoke(&mut self, id: i64) -> Result<BTreeSet<Key>, Error> {
+    pub(super) fn revoke(&mut self, id: i64) -> Result<BTreeSet<ByKey>, Error> {
         let lease = self.by_id.remove(&id).ok_or(Error::LeaseNotFound)?;
         self.by_expiry.remove(&(lease.expires, id));
         Ok(lease.keys)
@@ -107,7 +107,7 @@ impl Leases {
         Some(LeaseInfo {
             remaining: lease.expires.saturating_duration_since(now).as_secs() as i64,
             granted: lease.ttl,
-            keys: lease.keys.iter().map(|key| Bytes::copy_from_slice(key)).collect(),
+            keys: lease.keys.iter().map(|ByKey(pair)| Bytes::copy_from_slice(pair.key())).collect(),
         })
     }
 
@@ -118,16 +118,21 @@ impl Leases {
         }
     }
 
-    /// Moves a key from one lease to another; 0 stands for none.
-    pub(super) fn reattach(&mut self, key: &Key, from: i64, to: i64) {
-        if from == to {
-            return;
+    /// Attaches what was put to a lease instead of the one that held its key; 0 stands for none.
+    pub(super) fn attach(&mut self, pair: &Pair, from: i64, to: i64) {
+        if from != to {
+            self.detach(pair.key(), from);
         }
-        if let Some(lease) = self.by_id.get_mut(&from) {
+        // Also where the key has it already: what was put before is not to be kept for it.
+        if let Some(lease) = self.by_id.get_mut(&to).filter(|_| to != 0) {
+            lease.keys.replace(ByKey(pair.clone()));
+        }
+    }
+
+    /// Takes a key from the lease that holds it.
+    pub(super) fn detach(&mut self, key: &[u8], from: i64) {
+        if let Some(lease) = self.by_id.get_mut(&from).filter(|_| from != 0) {
             lease.keys.remove(key);
-        }
-        if let Some(lease) = self.by_id.get_mut(&to) {
-            lease.keys.insert(key.clone());
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Key ranges as etcd writes them: a key and a range end.
 
-use std::ops::Bound;
-
 use bytes::Bytes;
 
 use crate::pb;
@@ -29,8 +27,6 @@ impl From<&KeyRange> for pb::RangeRequest {
         Self { key: range.start.clone(), range_end: range.range_end(), ..Default::default() }
     }
 }
-
-type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 impl KeyRange {
     /// The range of a request: an empty `range_end` means the one key, a single zero byte means
@@ -81,11 +77,7 @@ impl KeyRange {
 
     /// Whether `key` is in it.
     pub fn contains(&self, key: &[u8]) -> bool {
-        match &self.end {
-            End::Single => key == &self.start[..],
-            End::Before(end) => key >= &self.start[..] && key < &end[..],
-            End::Open => key >= &self.start[..],
-        }
+        key >= &self.start[..] && self.reaches(key)
     }
 
     /// Whether the whole of `other` is in it.
@@ -137,14 +129,12 @@ impl KeyRange {
         before(&self.end, &other.start, &self.start) && before(&other.end, &self.start, &other.start)
     }
 
-    /// The bounds for an ordered map; `None` when the range is empty (its end is not above its start).
-    pub(crate) fn bounds(&self) -> Option<Bounds<'_>> {
-        let start = Bound::Included(&self.start[..]);
+    /// Whether a key that is not before its start is in it.
+    pub(super) fn reaches(&self, key: &[u8]) -> bool {
         match &self.end {
-            End::Single => Some((start, Bound::Included(&self.start[..]))),
-            End::Before(end) if end <= &self.start => None,
-            End::Before(end) => Some((start, Bound::Excluded(&end[..]))),
-            End::Open => Some((start, Bound::Unbounded)),
+            End::Single => key == &self.start[..],
+            End::Before(end) => key < &end[..],
+            End::Open => true,
         }
     }
 }

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use super::encode::{KeyValue, field_len, put_length, put_number};
-use super::history::{Key, Version};
+use super::history::Version;
 use super::range::KeyRange;
 use super::state::State;
 use crate::Error;
@@ -14,7 +14,7 @@ use crate::pb::{self, range_request::SortOrder, range_request::SortTarget};
 
 /// What a request selects, in the order of its answer.
 pub(super) struct Selection<'a> {
-    keys: Vec<(&'a Key, &'a Version)>,
+    keys: Vec<Version<'a>>,
     /// All keys of the range, or those a filter of `limit` alone would have left.
     count: usize,
     more: bool,
@@ -53,7 +53,7 @@ impl State {
             let mut total = 0;
             let counted = visible.inspect(|_| total += 1);
             let keys: Vec<_> = match &filter {
-                Some(filter) => counted.filter(|(_, version)| filter.holds(version)).collect(),
+                Some(filter) => counted.filter(|version| filter.holds(version)).collect(),
                 None => counted.collect(),
             };
             (keys, total)
@@ -82,17 +82,17 @@ impl State {
 impl Selection<'_> {
     /// As a message, without a header.
     pub(super) fn response(&self) -> pb::RangeResponse {
-        let kv = |key, version: &Version| match self.keys_only {
-            true => Version { value: None, ..version.clone() }.key_value(key),
-            false => version.key_value(key),
+        let kv = |version: &Version<'_>| match self.keys_only {
+            true => pb::KeyValue { value: Bytes::new(), ..version.key_value() },
+            false => version.key_value(),
         };
-        let kvs = self.keys.iter().map(|(key, version)| kv(key, version)).collect();
+        let kvs = self.keys.iter().map(kv).collect();
         pb::RangeResponse { header: None, kvs, more: self.more, count: self.count as i64 }
     }
 
     /// The encoded `RangeResponse` after `prefix` bytes of zero; the same bytes as of the message.
     pub(super) fn encode(&self, header: &pb::ResponseHeader, prefix: usize) -> BytesMut {
-        let kvs = self.keys.iter().map(|(key, version)| KeyValue::new(key, version, self.keys_only));
+        let kvs = self.keys.iter().map(|version| KeyValue::new(*version, self.keys_only));
         let kvs: Vec<_> = kvs.collect();
         let head = header.encoded_len();
         let body: usize = kvs.iter().map(KeyValue::field_len).sum();
@@ -110,8 +110,8 @@ impl Selection<'_> {
 
     /// What the next page of the same listing will be asked for, and how many keys that has.
     pub(super) fn rest(&self, request: &pb::RangeRequest) -> Option<(Page, usize)> {
-        let (last, _) = self.keys.last().filter(|_| self.more && self.in_order)?;
-        let start = [&last[..], &[0]].concat().into();
+        let last = self.keys.last().filter(|_| self.more && self.in_order)?;
+        let start = [last.pair.key(), &[0]].concat().into();
         let left = self.count.checked_sub(self.keys.len())?;
         Some((Page { start, end: request.range_end.clone(), at: self.at }, left))
     }
@@ -167,7 +167,7 @@ impl Filter {
         modified.iter().chain(&created).any(|bound| *bound > 0).then_some(Self { modified, created })
     }
 
-    fn holds(&self, version: &Version) -> bool {
+    fn holds(&self, version: &Version<'_>) -> bool {
         let within = |x, [min, max]: [i64; 2]| (min == 0 || x >= min) && (max == 0 || x <= max);
         within(version.mod_revision, self.modified) && within(version.create_revision, self.created)
     }
@@ -191,13 +191,13 @@ impl Order {
         })
     }
 
-    fn sort(self, keys: &mut [(&Key, &Version)]) {
-        let compare = |(key, a): &(&Key, &Version), (other, b): &(&Key, &Version)| match self.target {
-            SortTarget::Key => key.cmp(other),
+    fn sort(self, keys: &mut [Version<'_>]) {
+        let compare = |a: &Version<'_>, b: &Version<'_>| match self.target {
+            SortTarget::Key => a.pair.key().cmp(b.pair.key()),
             SortTarget::Version => a.version.cmp(&b.version),
             SortTarget::Create => a.create_revision.cmp(&b.create_revision),
             SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
-            SortTarget::Value => a.value.cmp(&b.value),
+            SortTarget::Value => a.pair.value().cmp(b.pair.value()),
         };
         keys.sort_by(|a, b| if self.descending { compare(b, a) } else { compare(a, b) });
     }

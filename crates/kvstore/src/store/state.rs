@@ -1,26 +1,26 @@
 //! The multi-version state: keys, revisions, history. Pure; one writer at a time by `&mut`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::changes::{Change, ChangeLog, Revision};
+use super::changes::{ChangeLog, Revision};
 use super::encode::{Encoded, Encoder};
-use super::history::{History, Key, Version};
+use super::history::{History, Kept, Version};
 use super::hub::{Hub, Wakeups};
 use super::lease::Leases;
+use super::pair::{ByKey, Pair};
 use super::quota::Space;
 use super::range::KeyRange;
 use super::select::{Counts, Order};
-use super::value::Value;
+use super::tree::{Place, Tree};
 use crate::pb;
 use crate::{Error, StoreOptions};
 
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) options: StoreOptions,
-    keys: BTreeMap<Key, History>,
+    keys: Tree,
     /// Revision of the last write; 1 in a new store, as in etcd.
     pub(super) revision: i64,
     /// Revision readers see: the last one that is durable, or simply the last one in memory.
@@ -47,32 +47,44 @@ pub(super) struct State {
 /// What is put to a key.
 #[derive(Debug)]
 pub(super) struct Put<'a> {
-    pub(super) key: &'a [u8],
-    /// `None` leaves it as it is.
-    pub(super) value: Option<Value>,
+    pub(super) what: What<'a>,
     /// 0 is none; `None` leaves it as it is.
     pub(super) lease: Option<i64>,
     /// What was there before is wanted.
     pub(super) prev_kv: bool,
 }
 
-impl<'a> From<&'a pb::PutRequest> for Put<'a> {
-    /// What a request holds are slices of a network buffer many times larger, which they would keep alive: the store
-    /// copies what it keeps.
-    fn from(request: &'a pb::PutRequest) -> Self {
-        Self {
-            key: &request.key,
-            value: (!request.ignore_value).then(|| request.value[..].into()),
-            lease: (!request.ignore_lease).then_some(request.lease),
-            prev_kv: request.prev_kv,
+#[derive(Debug)]
+pub(super) enum What<'a> {
+    /// This.
+    Pair(Pair),
+    /// What the key has already.
+    Same(&'a [u8]),
+}
+
+impl What<'_> {
+    fn key(&self) -> &[u8] {
+        match self {
+            What::Pair(pair) => pair.key(),
+            What::Same(key) => key,
         }
+    }
+}
+
+impl<'a> From<&'a pb::PutRequest> for Put<'a> {
+    fn from(request: &'a pb::PutRequest) -> Self {
+        let what = match request.ignore_value {
+            true => What::Same(&request.key),
+            false => What::Pair(Pair::new(&request.key, &request.value)),
+        };
+        Self { what, lease: (!request.ignore_lease).then_some(request.lease), prev_kv: request.prev_kv }
     }
 }
 
 /// The changes of the write in progress.
 #[derive(Debug, Default)]
 pub(super) struct Write {
-    changes: Vec<Change>,
+    changes: Vec<Pair>,
 }
 
 impl State {
@@ -81,7 +93,7 @@ impl State {
             space: Space::new(options.quota_backend_bytes),
             old_bytes: 0,
             options,
-            keys: BTreeMap::new(),
+            keys: Tree::default(),
             revision: 1,
             published: 1,
             compacted: 0,
@@ -115,15 +127,11 @@ impl State {
         self.keys.len()
     }
 
-    pub(super) fn visible(&self, range: &KeyRange, at: i64) -> impl Iterator<Item = (&Key, &Version)> {
-        range
-            .bounds()
-            .into_iter()
-            .flat_map(|bounds| self.keys.range::<[u8], _>(bounds))
-            .filter_map(move |(key, history)| Some((key, history.at(at)?)))
+    pub(super) fn visible(&self, range: &KeyRange, at: i64) -> impl Iterator<Item = Version<'_>> {
+        self.keys.range(range).filter_map(move |history| history.at(at))
     }
 
-    pub(super) fn live(&self, key: &[u8]) -> Option<&Version> {
+    pub(super) fn live(&self, key: &[u8]) -> Option<Version<'_>> {
         self.keys.get(key)?.live()
     }
 
@@ -164,28 +172,35 @@ impl State {
     /// Carries out a checked put in the write in progress.
     pub(super) fn put(&mut self, put: Put<'_>, write: &mut Write) -> pb::PutResponse {
         let revision = self.revision + 1;
-        let entry = self.keys.entry(Key::from(put.key));
-        // One copy, also in the log.
-        let key = entry.key().clone();
-        let history = entry.or_default();
-        let previous = history.live();
-        let prev_kv = previous.filter(|_| put.prev_kv).map(|old| old.key_value(&key));
-        let value = put.value.or_else(|| previous.and_then(|old| old.value.clone())).unwrap_or_default();
+        let place = self.keys.find(put.what.key());
+        let previous = place.ok().and_then(|place| self.keys.at(place).live());
+        let prev_kv = previous.filter(|_| put.prev_kv).map(Version::key_value);
         let held_by = previous.map_or(0, |old| old.lease);
-        let version = Version {
+        let version = Kept {
             mod_revision: revision,
             create_revision: previous.map_or(revision, |old| old.create_revision),
             version: previous.map_or(1, |old| old.version + 1),
             lease: put.lease.unwrap_or(held_by),
-            value: Some(value),
+            pair: match put.what {
+                What::Pair(pair) => pair,
+                What::Same(key) => previous.map_or_else(|| Pair::new(key, ""), |old| old.pair.clone()),
+            },
         };
-        let replaced = previous.map_or(0, |old| old.size(&key));
-        self.live_bytes += version.size(&key) - replaced;
+        let replaced = previous.map_or(0, Version::size);
+        self.live_bytes += version.shown().size() - replaced;
         self.old_bytes += replaced;
-        self.leases.reattach(&key, held_by, version.lease);
-        history.push(version);
-        write.changes.push(Change { key, put: true });
+        self.leases.attach(&version.pair, held_by, version.lease);
+        write.changes.push(version.pair.clone());
+        self.add(place, version);
         pb::PutResponse { header: None, prev_kv }
+    }
+
+    /// Adds a version of the key that was found there, or not found.
+    fn add(&mut self, place: Result<Place, Place>, version: Kept) {
+        match place {
+            Ok(place) => self.keys.at_mut(place).push(version),
+            Err(place) => self.keys.insert(place, History::new(version)),
+        }
     }
 
     /// Deletes every live key of the range in the write in progress.
@@ -195,10 +210,10 @@ impl State {
         write: &mut Write,
     ) -> pb::DeleteRangeResponse {
         let range = KeyRange::new(request.key.clone(), request.range_end.clone());
-        let doomed: Vec<Key> = self.visible(&range, i64::MAX).map(|(key, _)| key.clone()).collect();
+        let doomed: Vec<Pair> = self.visible(&range, i64::MAX).map(|version| version.pair.clone()).collect();
         let mut prev_kvs = Vec::new();
-        for key in &doomed {
-            let previous = self.delete(key, write);
+        for pair in &doomed {
+            let previous = self.delete(pair.key(), write);
             if request.prev_kv {
                 prev_kvs.extend(previous);
             }
@@ -207,16 +222,16 @@ impl State {
     }
 
     /// Deletes one key; its last value if it existed.
-    pub(super) fn delete(&mut self, key: &Key, write: &mut Write) -> Option<pb::KeyValue> {
-        let history = self.keys.get_mut(key)?;
-        let old = history.live()?;
-        let (prev_kv, size) = (old.key_value(key), old.size(key));
-        self.leases.reattach(key, old.lease, 0);
-        let tombstone = Version::tombstone(self.revision + 1);
+    pub(super) fn delete(&mut self, key: &[u8], write: &mut Write) -> Option<pb::KeyValue> {
+        let place = self.keys.find(key).ok()?;
+        let old = self.keys.at(place).live()?;
+        let (prev_kv, size, lease) = (old.key_value(), old.size(), old.lease);
+        self.leases.detach(key, lease);
+        let tombstone = Kept::tombstone(key, self.revision + 1);
         self.live_bytes -= size;
-        self.old_bytes += size + tombstone.size(key);
-        history.push(tombstone);
-        write.changes.push(Change { key: key.clone(), put: false });
+        self.old_bytes += size + tombstone.shown().size();
+        write.changes.push(tombstone.pair.clone());
+        self.keys.at_mut(place).push(tombstone);
         Some(prev_kv)
     }
 
@@ -236,11 +251,11 @@ impl State {
 
     /// Puts back a key as it was when history began.
     pub(super) fn restore_key(&mut self, kv: &pb::KeyValue) {
-        let key = Key::from(&kv.key[..]);
-        let version = version_of(kv);
-        self.live_bytes += version.size(&key);
-        self.leases.reattach(&key, 0, kv.lease);
-        self.keys.entry(key).or_default().push(version);
+        let version = Kept::from(kv);
+        self.live_bytes += version.shown().size();
+        self.leases.attach(&version.pair, 0, version.lease);
+        let place = self.keys.find(&kv.key);
+        self.add(place, version);
     }
 
     /// Begins an empty state anew with the history before `revision` gone.
@@ -253,20 +268,26 @@ impl State {
     /// but not what the same revision has replaced or deleted.
     pub(super) fn restore_first(&mut self, events: &[pb::Event]) {
         let revision = self.revision;
-        let kvs = || events.iter().filter_map(|event| Some((event, event.kv.as_ref()?)));
-        let mut changes = Vec::with_capacity(events.len());
-        for (event, kv) in kvs() {
-            let entry = self.keys.entry(Key::from(&kv.key[..]));
+        let version = |event: &pb::Event| {
+            let kv = event.kv.as_ref()?;
             let put = event.r#type == pb::event::EventType::Put as i32;
-            changes.push(Change { key: entry.key().clone(), put });
-            entry.or_default().undo(revision);
+            Some(if put { Kept::from(kv) } else { Kept::tombstone(&kv.key, revision) })
+        };
+        let versions: Vec<Kept> = events.iter().filter_map(version).collect();
+        for version in &versions {
+            if let Ok(place) = self.keys.find(version.pair.key())
+                && self.keys.at_mut(place).undo(revision)
+            {
+                self.keys.remove(place);
+            }
         }
-        for ((_, kv), Change { key, put }) in kvs().zip(&changes) {
-            let version = if *put { version_of(kv) } else { Version::tombstone(revision) };
-            let history = self.keys.entry(key.clone()).or_default();
-            self.old_bytes += history.live().map_or(0, |replaced| replaced.size(key));
-            self.old_bytes += if *put { 0 } else { version.size(key) };
-            history.push(version);
+        let changes = versions.iter().map(|version| version.pair.clone()).collect();
+        for version in versions {
+            let place = self.keys.find(version.pair.key());
+            let replaced = place.ok().and_then(|place| self.keys.at(place).live());
+            self.old_bytes += replaced.map_or(0, Version::size);
+            self.old_bytes += if version.pair.is_put() { 0 } else { version.shown().size() };
+            self.add(place, version);
         }
         self.log.push(revision, changes);
     }
@@ -352,26 +373,26 @@ impl State {
     fn encode(&self, revision: i64, prev_kv: bool) -> Encoded {
         let changes = self.log.from(revision).next().map(|changes| &changes[..]).unwrap_or_default();
         let mut encoder = Encoder::with_events(changes.len());
-        let tombstone = Version::tombstone(revision);
         // As in etcd: what cannot be read any more is not shown as what was before either, and a new
         // key has no value before, also where the same transaction has deleted one.
         let readable = prev_kv && revision > self.compacted;
         for change in changes {
-            let now = self.put_by(change, revision).unwrap_or(&tombstone);
-            let before = Some(&change.key).filter(|_| readable && now.create_revision != revision);
-            encoder.add(&change.key, now, before.and_then(|key| self.keys.get(key)?.at(revision - 1)));
+            let now = self.change(change, revision);
+            let before = Some(change.key()).filter(|_| readable && now.create_revision != revision);
+            encoder.add(now, before.and_then(|key| self.keys.get(key)?.at(revision - 1)));
         }
         encoder.finish()
     }
 
-    /// What a change of a logged revision has put; `None` for a delete.
-    pub(super) fn put_by(&self, change: &Change, revision: i64) -> Option<&Version> {
-        self.keys.get(&change.key).filter(|_| change.put)?.put_at(revision)
+    /// The version that a change of a logged revision has made.
+    pub(super) fn change<'a>(&'a self, change: &'a Pair, revision: i64) -> Version<'a> {
+        let history = self.keys.get(change.key()).filter(|_| change.is_put());
+        history.and_then(|history| history.put_at(revision)).unwrap_or(Version::tombstone(change, revision))
     }
 
     /// Builds the search trees anew, full.
     pub(super) fn defragment(&mut self) {
-        self.keys = std::mem::take(&mut self.keys).into_iter().collect();
+        self.keys.defragment();
         self.leases.defragment();
     }
 
@@ -379,8 +400,8 @@ impl State {
     pub(super) fn revoke(&mut self, id: i64) -> Result<bool, Error> {
         let keys = self.leases.revoke(id)?;
         let mut write = Write::default();
-        for key in &keys {
-            self.delete(key, &mut write);
+        for ByKey(pair) in &keys {
+            self.delete(pair.key(), &mut write);
         }
         Ok(self.commit(write))
     }
@@ -407,24 +428,13 @@ pub(super) fn check_put_form(request: &pb::PutRequest) -> Result<(), Error> {
     Ok(())
 }
 
-fn version_of(kv: &pb::KeyValue) -> Version {
-    Version {
-        mod_revision: kv.mod_revision,
-        create_revision: kv.create_revision,
-        version: kv.version,
-        lease: kv.lease,
-        value: Some(kv.value[..].into()),
-    }
-}
-
 /// Drops what nobody from `revision` on can see of the keys that changed; how many bytes that were.
-fn drop_versions(keys: &mut BTreeMap<Key, History>, changed: &[Change], revision: i64) -> i64 {
+fn drop_versions(keys: &mut Tree, changed: &[Pair], revision: i64) -> i64 {
     let mut bytes = 0;
-    for Change { key, .. } in changed {
-        let Some(history) = keys.get_mut(key) else { continue };
-        history.compact(revision, |version| bytes += version.size(key));
-        if history.is_empty() {
-            keys.remove(key);
+    for key in changed.iter().map(Pair::key) {
+        let Ok(place) = keys.find(key) else { continue };
+        if keys.at_mut(place).compact(revision, |version| bytes += version.size()) {
+            keys.remove(place);
         }
     }
     bytes

@@ -202,9 +202,9 @@ fn inner_header(state: &State, write: &Write) -> pb::ResponseHeader {
 fn holds(state: &State, compare: &pb::Compare) -> bool {
     let range = KeyRange::new(compare.key.clone(), compare.range_end.clone());
     let mut found = false;
-    for (key, version) in state.visible(&range, i64::MAX) {
+    for version in state.visible(&range, i64::MAX) {
         found = true;
-        if !holds_for(compare, Some(&version.key_value(key))) {
+        if !holds_for(compare, Some(&version.key_value())) {
             return false;
         }
     }

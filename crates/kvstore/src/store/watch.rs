@@ -14,9 +14,9 @@ use prost::Message;
 use tokio_stream::Stream;
 
 use super::Store;
-use super::changes::Change;
 use super::encode::Encoded;
 use super::hub::{Inbox, Slot};
+use super::pair::Pair;
 use super::range::KeyRange;
 use super::state::State;
 use crate::pb;
@@ -226,7 +226,7 @@ impl Watcher {
     }
 
     /// Which of the changes are wanted, if any.
-    fn wanted(&self, changes: &[Change]) -> Option<Wanted> {
+    fn wanted(&self, changes: &[Pair]) -> Option<Wanted> {
         if changes.iter().all(|change| self.wants(change)) {
             return Some(Wanted::All(changes.len()));
         }
@@ -235,9 +235,9 @@ impl Watcher {
         (!wanted.is_empty()).then_some(Wanted::Some(wanted))
     }
 
-    fn wants(&self, change: &Change) -> bool {
-        let unwanted = if change.put { self.options.no_put } else { self.options.no_delete };
-        !unwanted && self.options.range.contains(&change.key)
+    fn wants(&self, change: &Pair) -> bool {
+        let unwanted = if change.is_put() { self.options.no_put } else { self.options.no_delete };
+        !unwanted && self.options.range.contains(change.key())
     }
 }
 

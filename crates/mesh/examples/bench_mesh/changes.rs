@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use causeway_kvstore::WriteOp;
+use causeway_kvstore::{Pair, WriteOp};
 use causeway_model::ClusterInfo;
 
 use super::shape::{Shape, address, node_name};
@@ -48,7 +48,7 @@ impl Model {
 /// The `n`th change of one cluster, made at `version`: what it is of, and the write.
 pub(crate) fn change(shape: Shape, of: &ClusterInfo, n: u64, version: u64) -> (String, u64, WriteOp) {
     let (round, step) = (n / ROUND, n % ROUND);
-    let put = |(key, value): (String, Bytes)| WriteOp::Put(key.into(), value.into());
+    let put = |(key, value): (String, Bytes)| WriteOp::Put(Pair::new(key, value));
     let delete = |(key, _): (String, _)| WriteOp::Delete(key.into());
     match step {
         0 => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use causeway_kvstore::server::Server;
 use causeway_kvstore::tls::TlsFiles;
-use causeway_kvstore::{Store, StoreOptions, WriteOp};
+use causeway_kvstore::{Pair, Store, StoreOptions, WriteOp};
 use causeway_mesh::access::{self, Administrators};
 use causeway_mesh::keys;
 use causeway_model::ClusterInfo;
@@ -48,7 +48,7 @@ impl Clusters {
         let mut all = Vec::new();
         for info in shape.all() {
             let store = Store::new(StoreOptions::default());
-            let put = |(key, value): (String, Bytes)| WriteOp::Put(key.into(), value.into());
+            let put = |(key, value): (String, Bytes)| WriteOp::Put(Pair::new(key, value));
             let heartbeat = (keys::HEARTBEAT.to_owned(), Bytes::from("2026-01-01T00:00:00Z"));
             let first = [heartbeat, shape.config(&info)];
             let content = first.into_iter().chain(shape.data(info.clone())).chain(shape.markers(&info));
@@ -110,7 +110,7 @@ async fn beat(stores: Vec<Store>) {
         tokio::time::sleep(HEARTBEAT / 2).await;
         count += 1;
         for store in &stores {
-            let heartbeat = WriteOp::Put(keys::HEARTBEAT.into(), count.to_string().into());
+            let heartbeat = WriteOp::Put(Pair::new(keys::HEARTBEAT, count.to_string()));
             store.apply(vec![heartbeat]).expect("a store of this process has room");
         }
     }

@@ -1,7 +1,7 @@
 //! What a session of the cache does with keys: it checks them and hands the values on as they are.
 
 use bytes::Bytes;
-use causeway_kvstore::Value;
+use causeway_kvstore::Pair;
 use causeway_model::{ClusterConfig, ClusterInfo, ClusterName};
 
 use crate::keys::{self, Kind, Layout};
@@ -26,7 +26,7 @@ pub enum Change {
     /// A listing begins.
     Begins(Kind),
     /// A key with its value.
-    Put(Kind, Bytes, Value),
+    Put(Kind, Pair),
     /// The key is there, but its value is refused: the one before stays.
     Held(Kind, Bytes),
     /// A key is gone.
@@ -50,14 +50,14 @@ pub struct Message {
 
 impl Copied {
     /// The key in the store, of one in the peer's.
-    fn key(&mut self, prefix: &str, key: &[u8], from: &ClusterInfo) -> Result<Bytes, &'static str> {
+    fn key(&mut self, prefix: &str, key: &[u8], from: &ClusterInfo) -> Result<Vec<u8>, &'static str> {
         let suffix = suffix(prefix, key).ok_or("not a text below the prefix of its kind, or too long")?;
         wire::decode_key(self.kind, suffix, from).ok_or("none of its kind")?;
         let to = self.prefix.get_or_insert_with(|| keys::prefix(Layout::Cached, self.kind, &from.name));
-        Ok([to.as_bytes(), suffix.as_bytes()].concat().into())
+        Ok([to.as_bytes(), suffix.as_bytes()].concat())
     }
 
-    fn checked(&mut self, prefix: &str, key: &[u8], intake: &mut Intake<'_>) -> Option<Bytes> {
+    fn checked(&mut self, prefix: &str, key: &[u8], intake: &mut Intake<'_>) -> Option<Vec<u8>> {
         match self.key(prefix, key, intake.from) {
             Ok(key) => Some(key),
             Err(rule) => {
@@ -105,18 +105,18 @@ impl Keep for Copied {
             return self.unreadable(prefix, key, intake);
         }
         let to = self.checked(prefix, key, intake)?;
-        Some(Change::Put(self.kind, to, value.into()))
+        Some(Change::Put(self.kind, Pair::new(to, value)))
     }
 
     fn unreadable(&mut self, prefix: &str, key: &[u8], intake: &mut Intake<'_>) -> Option<Change> {
         let to = self.checked(prefix, key, intake)?;
         let text = format!("{}: value: longer than {} bytes", shown(key), wire::MAX_VALUE);
         intake.rejected.add(Reason::ValueTooLarge, text);
-        Some(Change::Held(self.kind, to))
+        Some(Change::Held(self.kind, to.into()))
     }
 
     fn delete(&mut self, prefix: &str, key: &[u8], intake: &mut Intake<'_>) -> Option<Change> {
-        Some(Change::Gone(self.kind, self.key(prefix, key, intake.from).ok()?))
+        Some(Change::Gone(self.kind, self.key(prefix, key, intake.from).ok()?.into()))
     }
 
     fn drop_all(&mut self, _: &mut u64) -> Vec<Change> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use causeway_kvstore::{Error, KeyRange, Store, Value, WriteOp, pb};
+use causeway_kvstore::{Error, KeyRange, Pair, Store, WriteOp, pb};
 use causeway_model::{ClusterConfig, ClusterName};
 use tracing::{info, warn};
 
@@ -161,12 +161,12 @@ impl Mirror {
                 self.close(cluster, full);
             }
             match change {
-                Change::Put(kind, key, value) => {
-                    self.seen(cluster, kind, &key);
+                Change::Put(kind, pair) => {
+                    self.seen(cluster, kind, pair.key());
                     let open = open.get_or_insert_with(|| Open::new(kind));
-                    if let Some(added) = self.admit(cluster, open.bytes, &key, &value) {
+                    if let Some(added) = self.admit(cluster, open.bytes, &pair) {
                         open.bytes += added;
-                        open.ops.push(WriteOp::Put(key, value));
+                        open.ops.push(WriteOp::Put(pair));
                     }
                 }
                 Change::Gone(kind, key) => {
@@ -209,7 +209,7 @@ impl Mirror {
 
     /// The store's own sign of life.
     pub fn beat(&mut self) {
-        self.put(keys::HEARTBEAT.to_owned(), timestamp().into());
+        self.put(Pair::new(keys::HEARTBEAT, timestamp()));
     }
 
     /// The writes of the clusters' keys that were decided and are not in the store, in their order.
@@ -247,7 +247,7 @@ impl Mirror {
         found(&mut self.copies, &self.store, cluster);
         let exports = config.service_exports_enabled.is_some();
         let cached = ClusterConfig { synced_canaries: true, cached: true, ..config };
-        self.put(keys::cluster_config(cluster), config::encode(&cached).into());
+        self.put(Pair::new(keys::cluster_config(cluster), config::encode(&cached)));
         if !exports {
             // There are none, and its marker is owed all the same (mesh-protocol 6.6).
             self.begins(cluster, Kind::ServiceExports);
@@ -267,7 +267,7 @@ impl Mirror {
         let gone: Vec<Bytes> = copy.unseen.remove(&kind).unwrap_or_default().into_iter().collect();
         self.delete(Some((cluster, kind)), gone);
         if first {
-            self.put(keys::marker(cluster, Layout::Cached, kind), timestamp().into());
+            self.put(Pair::new(keys::marker(cluster, Layout::Cached, kind), timestamp()));
         }
     }
 
@@ -287,8 +287,8 @@ impl Mirror {
         self.draining.insert(cluster.clone(), now + self.grace);
     }
 
-    fn put(&mut self, key: String, value: Value) {
-        self.queue.push_back(Batch { of: None, ops: vec![WriteOp::Put(key.into(), value)] });
+    fn put(&mut self, pair: Pair) {
+        self.queue.push_back(Batch { of: None, ops: vec![WriteOp::Put(pair)] });
     }
 
     fn delete(&mut self, of: Option<(&ClusterName, Kind)>, keys: Vec<Bytes>) {
@@ -305,7 +305,7 @@ impl Mirror {
     }
 
     /// The listing under way, if there is one, has named the key.
-    fn seen(&mut self, cluster: &ClusterName, kind: Kind, key: &Bytes) {
+    fn seen(&mut self, cluster: &ClusterName, kind: Kind, key: &[u8]) {
         let copy = found(&mut self.copies, &self.store, cluster);
         // In the first listing of all there is nothing to compare with.
         if let Some(unseen) = copy.unseen.get_mut(&kind).filter(|unseen| !unseen.is_empty()) {
@@ -315,16 +315,15 @@ impl Mirror {
 
     /// The bytes a key with its value may add, beyond the `open` ones of the same batch; `None` if the
     /// cluster has too many already, and then what is held of the key stays.
-    fn admit(&mut self, cluster: &ClusterName, open: i64, key: &[u8], value: &[u8]) -> Option<i64> {
+    fn admit(&mut self, cluster: &ClusterName, open: i64, pair: &Pair) -> Option<i64> {
         let copy = found(&mut self.copies, &self.store, cluster);
-        let size = |key: &[u8], value: &[u8]| (key.len() + value.len()) as i64;
-        let (held, new) = (copy.status.bytes + open, size(key, value));
+        let (held, new) = (copy.status.bytes + open, pair.size() as i64);
         if held + new <= self.max_cluster_bytes {
             return Some(new);
         }
         // Near the bound it matters what the key has now.
-        let before = list(&self.store, KeyRange::single(Bytes::copy_from_slice(key)), 1);
-        let added = new - before.first().map_or(0, |kv| size(&kv.key, &kv.value));
+        let before = list(&self.store, KeyRange::single(Bytes::copy_from_slice(pair.key())), 1);
+        let added = new - before.first().map_or(0, |kv| (kv.key.len() + kv.value.len()) as i64);
         if held + added <= self.max_cluster_bytes {
             return Some(added);
         }

@@ -1,7 +1,7 @@
 //! What is decided for the store, change by change.
 
 use bytes::Bytes;
-use causeway_kvstore::{StoreOptions, WatchOptions, pb};
+use causeway_kvstore::{Pair, StoreOptions, WatchOptions, pb};
 use causeway_model::{ClusterConfig, ClusterName};
 use futures::FutureExt;
 
@@ -35,7 +35,7 @@ fn key(kind: Kind, suffix: &str) -> Bytes {
 }
 
 fn put(kind: Kind, suffix: &str, value: &str) -> Change {
-    Change::Put(kind, key(kind, suffix), value.to_owned().into())
+    Change::Put(kind, Pair::new(key(kind, suffix), value))
 }
 
 fn content(store: &Store) -> BTreeMap<String, String> {
@@ -254,7 +254,7 @@ fn keys_are_checked_and_values_kept_as_they_are() {
     let cached = key(Kind::Identities, "140013");
     assert_eq!(
         put(Kind::Identities, "140013", any),
-        Some(Change::Put(Kind::Identities, cached.clone(), any.as_slice().into()))
+        Some(Change::Put(Kind::Identities, Pair::new(&cached, any)))
     );
     assert_eq!(cached, "cilium/cache/identities/v1/cls-b/id/140013");
     let long = vec![b' '; crate::wire::MAX_VALUE + 1];

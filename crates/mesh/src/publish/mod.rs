@@ -12,7 +12,7 @@ mod sinks;
 mod table;
 mod task;
 
-use causeway_kvstore::Value;
+use causeway_kvstore::Pair;
 use causeway_model::{
     ClusterConfig, ClusterInfo, ClusterService, EndpointSlice, Event, ExportRequest, Identity, IpEntry,
     Keyed, Node, Service, ServiceExport, ServiceKey,
@@ -33,13 +33,8 @@ use table::Table;
 /// One write to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// Set the key to this value.
-    Put {
-        /// The key.
-        key: String,
-        /// The value; what is wanted and what is stored are one copy.
-        value: Value,
-    },
+    /// Set the key, a text, to the value; what is wanted and what is stored are one copy.
+    Put(Pair),
     /// Remove the key.
     Delete {
         /// The key.
@@ -51,7 +46,16 @@ impl Op {
     /// The key it writes.
     pub fn key(&self) -> &str {
         match self {
-            Op::Put { key, .. } | Op::Delete { key } => key,
+            Op::Put(pair) => std::str::from_utf8(pair.key()).expect("what is published has texts as keys"),
+            Op::Delete { key } => key,
+        }
+    }
+
+    /// Bytes of key and value.
+    fn size(&self) -> usize {
+        match self {
+            Op::Put(pair) => pair.size(),
+            Op::Delete { key } => key.len(),
         }
     }
 }
@@ -105,7 +109,7 @@ impl Publisher {
     }
 
     /// Every key of a kind with its value, in key order.
-    pub fn desired(&self, kind: Kind) -> impl Iterator<Item = (String, Value)> {
+    pub fn desired(&self, kind: Kind) -> impl Iterator<Item = &Pair> {
         self.tables[index(kind)].iter()
     }
 
@@ -217,7 +221,7 @@ impl Publisher {
                 match entry(value) {
                     Some(entry) => {
                         let (suffix, value) = entry.encode();
-                        table.put(&suffix, value.into()).into_iter().collect()
+                        table.put(&suffix, value.as_ref()).into_iter().collect()
                     }
                     // What may not be published must not stay published either.
                     None => table.delete(&suffix(&key)).into_iter().collect(),

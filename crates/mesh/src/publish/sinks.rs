@@ -19,8 +19,8 @@ pub struct StoreSink(pub Store);
 /// One revision per batch: a reader sees it whole.
 pub(super) fn transaction(ops: Vec<Op>, lease: i64) -> pb::TxnRequest {
     let request = |op| match op {
-        Op::Put { key, value } => {
-            let (key, value) = (key.into(), (&value).into());
+        Op::Put(pair) => {
+            let (key, value) = (Bytes::copy_from_slice(pair.key()), Bytes::copy_from_slice(pair.value()));
             Request::RequestPut(pb::PutRequest { key, value, lease, ..Default::default() })
         }
         Op::Delete { key } => {
@@ -71,7 +71,7 @@ impl From<ClientError> for SinkError {
 impl Sink for StoreSink {
     async fn write(&self, ops: Vec<Op>, lease: i64) -> Result<(), SinkError> {
         let write = |op| match op {
-            Op::Put { key, value } => WriteOp::Put(key.into(), value),
+            Op::Put(pair) => WriteOp::Put(pair),
             Op::Delete { key } => WriteOp::Delete(key.into()),
         };
         let ops = ops.into_iter().map(write).collect();

@@ -1,8 +1,8 @@
 //! The desired keys of one kind.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use causeway_kvstore::Value;
+use causeway_kvstore::{ByKey, Pair};
 
 use super::Op;
 
@@ -10,24 +10,24 @@ use super::Op;
 #[derive(Debug)]
 pub(super) struct Table {
     prefix: String,
-    /// By what follows the prefix. There may be a hundred thousand, and all are kept in case that the lease is
-    /// lost: of each value the embedded store has no other copy.
-    desired: BTreeMap<Box<str>, Value>,
-    stale: Option<BTreeSet<Box<str>>>,
+    /// There may be a hundred thousand, and all are kept in case that the lease is lost: of none the embedded store
+    /// has another copy.
+    desired: BTreeSet<ByKey>,
+    stale: Option<BTreeSet<ByKey>>,
     synced: bool,
 }
 
 impl Table {
     pub(super) fn new(prefix: String) -> Self {
-        Self { prefix, desired: BTreeMap::new(), stale: None, synced: false }
+        Self { prefix, desired: BTreeSet::new(), stale: None, synced: false }
     }
 
     pub(super) fn is_synced(&self) -> bool {
         self.synced
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (String, Value)> {
-        self.desired.iter().map(|(suffix, value)| (self.key(suffix), value.clone()))
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Pair> {
+        self.desired.iter().map(|ByKey(pair)| pair)
     }
 
     fn key(&self, suffix: &str) -> String {
@@ -39,38 +39,39 @@ impl Table {
     }
 
     pub(super) fn contains(&self, key: &str) -> bool {
-        key.strip_prefix(&self.prefix).is_some_and(|suffix| self.desired.contains_key(suffix))
+        self.desired.contains(key.as_bytes())
     }
 
     pub(super) fn reset(&mut self) {
-        self.stale = Some(self.desired.keys().cloned().collect());
+        self.stale = Some(self.desired.clone());
     }
 
     /// Nothing if the value is the one already wanted.
-    pub(super) fn put(&mut self, suffix: &str, value: Value) -> Option<Op> {
+    pub(super) fn put(&mut self, suffix: &str, value: &[u8]) -> Option<Op> {
+        let pair = Pair::new(self.key(suffix), value);
         if let Some(stale) = &mut self.stale {
-            stale.remove(suffix);
+            stale.remove(pair.key());
         }
-        if self.desired.get(suffix) == Some(&value) {
+        if self.desired.get(pair.key()).is_some_and(|ByKey(held)| *held == pair) {
             return None;
         }
-        self.desired.insert(suffix.into(), value.clone());
-        Some(Op::Put { key: self.key(suffix), value })
+        self.desired.replace(ByKey(pair.clone()));
+        Some(Op::Put(pair))
     }
 
     pub(super) fn delete(&mut self, suffix: &str) -> Option<Op> {
+        let key = self.key(suffix);
         if let Some(stale) = &mut self.stale {
-            stale.remove(suffix);
+            stale.remove(key.as_bytes());
         }
-        self.desired.remove(suffix).map(|_| Op::Delete { key: self.key(suffix) })
+        self.desired.remove(key.as_bytes()).then_some(Op::Delete { key })
     }
 
     pub(super) fn synced(&mut self) -> Vec<Op> {
         self.synced = true;
         let stale = self.stale.take().unwrap_or_default();
-        let gone = stale.into_iter().filter(|suffix| self.desired.remove(suffix).is_some());
-        let gone =
-            gone.map(|suffix| format!("{}{suffix}", self.prefix)).map(|key| Op::Delete { key }).collect();
+        let gone = stale.into_iter().filter(|pair| self.desired.remove(pair));
+        let gone = gone.map(|ByKey(pair)| Op::Delete { key: Op::Put(pair).key().to_owned() }).collect();
         // A tree that grew key by key is two fifths empty; built at once it is full.
         self.desired = std::mem::take(&mut self.desired).into_iter().collect();
         gone

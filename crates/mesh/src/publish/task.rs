@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_kvstore::Value;
+use causeway_kvstore::Pair;
 use causeway_model::{EndpointSlice, Event, ExportRequest, Identity, IpEntry, Node, Service};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, StreamExt};
@@ -169,8 +169,7 @@ struct Task<S> {
 /// A write that is not in the store yet.
 struct Waiting {
     kind: Kind,
-    /// The value; `None` deletes the key.
-    value: Option<Value>,
+    op: Op,
     /// When the first change of the key since the last write came.
     since: Instant,
 }
@@ -183,7 +182,7 @@ impl<S: Sink> Task<S> {
     async fn run(&mut self, mut inputs: SelectAll<BoxStream<'static, Input>>) {
         let config = config::encode(&self.publisher.config());
         let key = keys::cluster_config(&self.publisher.info().name);
-        self.head.push_back(Op::Put { key: key.clone(), value: config.into() });
+        self.head.push_back(Op::Put(Pair::new(&key, config)));
         let mut changes = self.sink.changes(&key).fuse();
         let mut open = true;
         loop {
@@ -194,7 +193,7 @@ impl<S: Sink> Task<S> {
                 _ = self.heartbeat.tick() => {
                     // One that still waits says the same.
                     self.head.retain(|op| op.key() != keys::HEARTBEAT);
-                    self.head.push_back(Op::Put { key: keys::HEARTBEAT.to_owned(), value: timestamp().into() });
+                    self.head.push_back(Op::Put(Pair::new(keys::HEARTBEAT, timestamp())));
                 }
                 _ = self.renew.tick() => self.renew().await,
                 _ = self.enforce.tick() => {
@@ -248,24 +247,19 @@ impl<S: Sink> Task<S> {
             Input::Slice(event) => self.publisher.apply_slice(event),
             Input::Export(event) => self.publisher.apply_export(event),
         };
-        for op in ops {
-            match op {
-                Op::Put { key, value } => self.queue(key, Some(value)),
-                Op::Delete { key } => self.queue(key, None),
-            }
-        }
+        ops.into_iter().for_each(|op| self.queue(op));
     }
 
-    fn queue(&mut self, key: String, value: Option<Value>) {
-        let Some(kind) = keys::kind(&key) else {
-            debug_assert!(false, "{key} is no key of data");
+    fn queue(&mut self, op: Op) {
+        let Some(kind) = keys::kind(op.key()) else {
+            debug_assert!(false, "{} is no key of data", op.key());
             return;
         };
-        match self.pending.get_mut(&key) {
-            Some(waiting) => waiting.value = value,
+        match self.pending.get_mut(op.key()) {
+            Some(waiting) => waiting.op = op,
             None => {
                 self.queued[kind as usize] += 1;
-                self.pending.insert(key, Waiting { kind, value, since: Instant::now() });
+                self.pending.insert(op.key().to_owned(), Waiting { kind, op, since: Instant::now() });
             }
         }
     }
@@ -295,7 +289,7 @@ impl<S: Sink> Task<S> {
         for kind in Kind::ALL {
             if self.publisher.is_synced(kind) && !self.marked.contains(&kind) {
                 let key = keys::marker(&self.publisher.info().name, Layout::Native, kind);
-                self.sink.write(vec![Op::Put { key, value: timestamp().into() }], lease).await?;
+                self.sink.write(vec![Op::Put(Pair::new(key, timestamp()))], lease).await?;
                 self.marked.insert(kind);
                 info!(kind = kind.word(), keys = self.publisher.count(kind), "published completely");
             }
@@ -328,7 +322,8 @@ impl<S: Sink> Task<S> {
             for waiting in keys.iter().filter_map(|key| self.pending.remove(key)) {
                 self.queued[waiting.kind as usize] -= 1;
                 if let Some(observer) = &self.options.observer {
-                    observer.written(waiting.kind, waiting.value.is_none(), now - waiting.since);
+                    let deleted = matches!(waiting.op, Op::Delete { .. });
+                    observer.written(waiting.kind, deleted, now - waiting.since);
                 }
             }
         }
@@ -338,16 +333,12 @@ impl<S: Sink> Task<S> {
     /// The next writes, up to a bound in number and size.
     fn batch(&self, most: usize) -> Vec<Op> {
         let mut bytes = 0;
-        let fits = |(key, waiting): &(&String, &Waiting)| {
+        let fits = |op: &&Op| {
             let before = bytes;
-            bytes += key.len() + waiting.value.as_deref().map_or(0, <[u8]>::len);
+            bytes += op.size();
             before < BATCH_BYTES
         };
-        let op = |(key, waiting): (&String, &Waiting)| match &waiting.value {
-            Some(value) => Op::Put { key: key.clone(), value: value.clone() },
-            None => Op::Delete { key: key.clone() },
-        };
-        self.pending.iter().take(most).take_while(fits).map(op).collect()
+        self.pending.values().map(|waiting| &waiting.op).take(most).take_while(fits).cloned().collect()
     }
 
     /// Keys an earlier process left under our own prefix and nobody wants any more.
@@ -364,7 +355,7 @@ impl<S: Sink> Task<S> {
             info!(kind = kind.word(), keys = leftover.len(), "removing keys an earlier process left");
         }
         for key in leftover {
-            self.queue(key, None);
+            self.queue(Op::Delete { key });
         }
         Ok(())
     }
@@ -382,10 +373,10 @@ impl<S: Sink> Task<S> {
             return;
         }
         let key = keys::cluster_config(&self.publisher.info().name);
-        let value = Value::from(config::encode(&self.publisher.config()));
+        let value = config::encode(&self.publisher.config());
         match self.sink.get(&key).await {
-            Ok(Some((found, lease))) if *found == *value && Some(lease) == self.lease => {}
-            Ok(_) => self.head.push_back(Op::Put { key, value }),
+            Ok(Some((found, lease))) if found == value && Some(lease) == self.lease => {}
+            Ok(_) => self.head.push_back(Op::Put(Pair::new(key, value))),
             Err(error) => self.failed(&error),
         }
     }
@@ -396,15 +387,14 @@ impl<S: Sink> Task<S> {
             warn!(%error, "the published keys are no longer ours; writing everything again under a new lease");
             // What the other process has published meanwhile may be more than we want.
             self.reconciled.clear();
-            let all: Vec<_> = Kind::ALL.into_iter().flat_map(|kind| self.publisher.desired(kind)).collect();
-            for (key, value) in all {
-                self.queue(key, Some(value));
-            }
+            let all = Kind::ALL.into_iter().flat_map(|kind| self.publisher.desired(kind));
+            let all: Vec<_> = all.cloned().map(Op::Put).collect();
+            all.into_iter().for_each(|op| self.queue(op));
             self.marked.clear();
             self.head.clear();
             let key = keys::cluster_config(&self.publisher.info().name);
-            self.head.push_back(Op::Put { key, value: config::encode(&self.publisher.config()).into() });
-            self.head.push_back(Op::Put { key: keys::HEARTBEAT.to_owned(), value: timestamp().into() });
+            self.head.push_back(Op::Put(Pair::new(key, config::encode(&self.publisher.config()))));
+            self.head.push_back(Op::Put(Pair::new(keys::HEARTBEAT, timestamp())));
         }
         self.failures += 1;
         let wait = Duration::from_millis(50 << self.failures.min(9)).min(Duration::from_secs(10));

@@ -45,7 +45,10 @@ impl Sink for FakeSink {
             for op in ops {
                 s.log.push(op.key().to_owned());
                 match op {
-                    Op::Put { key, value } => drop(s.data.insert(key, ((&value).into(), lease))),
+                    Op::Put(ref pair) => {
+                        let value = Bytes::copy_from_slice(pair.value());
+                        drop(s.data.insert(op.key().to_owned(), (value, lease)));
+                    }
                     Op::Delete { key } => drop(s.data.remove(&key)),
                 }
             }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_kvstore::client::Balancer;
-use causeway_kvstore::{KeyRange, pb};
+use causeway_kvstore::{KeyRange, Pair, pb};
 use causeway_mesh::keys::{self, Kind};
 use causeway_mesh::publish::{self, EtcdSink, Options, PublishStatus, Publisher};
 use causeway_model::{ClusterInfo, Event, IpEntry, NumericIdentity};
@@ -74,7 +74,9 @@ impl Publishing {
     }
 
     fn wanted(&self) -> BTreeMap<String, Bytes> {
-        self.wanted.desired(Kind::Ip).map(|(key, value)| (key, (&value).into())).collect()
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let all = self.wanted.desired(Kind::Ip);
+        all.map(|pair| (text(pair.key()), Bytes::copy_from_slice(pair.value()))).collect()
     }
 
     async fn until(&mut self, what: &str, reached: impl FnMut(&PublishStatus) -> bool) {
@@ -250,7 +252,7 @@ async fn values_too_large_for_etcd_hold_nobody_up() {
     let sink = EtcdSink::new(etcd.clone(), &own().name);
     use causeway_mesh::publish::{Op, Sink, SinkError};
     let lease = sink.grant(600).await.unwrap();
-    let put = |key: &str, bytes: usize| Op::Put { key: key.to_owned(), value: vec![b'x'; bytes].into() };
+    let put = |key: &str, bytes: usize| Op::Put(Pair::new(key, vec![b'x'; bytes]));
     let config = keys::cluster_config(&own().name);
     sink.write(vec![put(&config, 1)], lease).await.unwrap();
     // Beyond etcd's limit for a request, and beyond that of its transport.

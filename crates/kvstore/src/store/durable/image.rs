@@ -11,7 +11,6 @@ use bytes::Bytes;
 use super::super::Core;
 use super::super::changes::Revision;
 use super::super::content::Pages;
-use super::super::history::Key;
 use super::super::state::State;
 use super::record::{Entry, Granted, Written};
 use crate::pb;
@@ -124,10 +123,9 @@ impl State {
                     let put = pb::PutRequest { key: change.key, value, lease, ..Default::default() };
                     self.put((&put).into(), &mut write);
                 }
-                None => drop(
-                    self.delete(&Key::from(&change.key[..]), &mut write)
-                        .ok_or("a key is deleted that is not there")?,
-                ),
+                None => {
+                    drop(self.delete(&change.key, &mut write).ok_or("a key is deleted that is not there")?)
+                }
             }
         }
         self.commit(write);

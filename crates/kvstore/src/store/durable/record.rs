@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::super::changes::{self, Revision};
-use super::super::history::Version;
+use super::super::changes::Revision;
+use super::super::pair::Pair;
 use super::super::state::State;
 use crate::pb::{self, event::EventType};
 
@@ -104,13 +104,10 @@ pub(in super::super) struct Events {
 impl Entry {
     /// What a logged revision of this state has written.
     pub(in super::super) fn write(state: &State, revision: &Revision) -> Self {
-        let change = |change: &changes::Change| {
-            let put = state.put_by(change, revision.revision);
-            Change {
-                key: Bytes::copy_from_slice(&change.key),
-                value: put.map(|version| Bytes::copy_from_slice(version.value())),
-                lease: put.map_or(0, |version| version.lease),
-            }
+        let change = |pair: &Pair| Change {
+            key: Bytes::copy_from_slice(pair.key()),
+            value: pair.is_put().then(|| Bytes::copy_from_slice(pair.value())),
+            lease: state.change(pair, revision.revision).lease,
         };
         let changes = revision.iter().map(change).collect();
         Self::Write(Written { revision: revision.revision, changes })
@@ -118,10 +115,9 @@ impl Entry {
 
     /// The events of a logged revision of this state, without what was before.
     pub(super) fn first(state: &State, revision: &Revision) -> Self {
-        let gone = Version::tombstone(revision.revision);
-        let event = |change: &changes::Change| pb::Event {
-            r#type: if change.put { EventType::Put } else { EventType::Delete } as i32,
-            kv: Some(state.put_by(change, revision.revision).unwrap_or(&gone).key_value(&change.key)),
+        let event = |pair: &Pair| pb::Event {
+            r#type: if pair.is_put() { EventType::Put } else { EventType::Delete } as i32,
+            kv: Some(state.change(pair, revision.revision).key_value()),
             prev_kv: None,
         };
         Self::First(Events { events: revision.iter().map(event).collect() })
