@@ -132,7 +132,7 @@ impl Hub {
             wakeups.0.extend(group.iter().filter_map(|slot| slot.mark(revision)).cloned());
         };
         for key in changes.iter().map(Pair::key) {
-            if let Some(group) = self.keys.get(&key[..]) {
+            if let Some(group) = self.keys.get(key) {
                 mark(group);
             }
             self.ranges.holding(key, &mut mark);

@@ -73,7 +73,7 @@ impl Rig {
     }
 
     fn page(&mut self, stream: StreamId, revision: i64, entries: &[(String, String)], more: bool) {
-        let entries = entries.iter().map(|(k, v)| (k.clone().into_bytes(), v.clone().into_bytes())).collect();
+        let entries = entries.iter().map(|(k, v)| (k.clone().into(), v.clone().into())).collect();
         let op = self.op(stream);
         self.say(Body::Page { stream, op, store: 7, revision, entries, more });
     }
@@ -136,11 +136,11 @@ fn service(name: &str) -> (String, String) {
 }
 
 fn delete(entry: &(String, String)) -> Change {
-    Change::Delete(entry.0.clone().into_bytes())
+    Change::Delete(entry.0.clone().into())
 }
 
 fn put(entry: &(String, String)) -> Change {
-    Change::Put(entry.0.clone().into_bytes(), entry.1.clone().into_bytes())
+    Change::Put(entry.0.clone().into(), entry.1.clone().into())
 }
 
 fn is_list(action: &Action, of: StreamId) -> bool {

@@ -219,7 +219,7 @@ impl<T: Transport, K: Keep> Driver<T, K> {
                 match answer(client.range(key.clone(), vec![], 0, 1, false)).await {
                     Ok(reply) => {
                         let found = reply.entries.into_iter().find(|(found, _)| *found == key);
-                        Body::Config { store: reply.store, value: found.map(|(_, value)| value) }
+                        Body::Config { store: reply.store, value: found.map(|(_, value)| value.into()) }
                     }
                     Err(error) => failed(error),
                 }

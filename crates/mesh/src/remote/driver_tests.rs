@@ -47,7 +47,7 @@ impl Store {
         inner.revision += 1;
         let (key, value) = (key.as_bytes().to_vec(), value.as_bytes().to_vec());
         inner.data.insert(key.clone(), value.clone());
-        let event = (inner.revision, Change::Put(key, value));
+        let event = (inner.revision, Change::Put(key.into(), value.into()));
         drop(inner.feed.send(Ok(event)));
     }
 
@@ -72,7 +72,8 @@ impl Client for Store {
             return Err(TransportError::Broken("connection refused".to_owned()));
         }
         let end = if end.is_empty() { [&start[..], &[0]].concat() } else { end };
-        let all: Vec<_> = inner.data.range(start..end).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let all: Vec<_> =
+            inner.data.range(start..end).map(|(k, v)| (k.clone().into(), v.clone().into())).collect();
         let more = all.len() > limit as usize;
         let entries = all.into_iter().take(limit as usize).collect();
         Ok(RangeReply { store: 7, revision: inner.revision, entries, more })
@@ -86,7 +87,7 @@ impl Client for Store {
             let reply = match event {
                 Ok(Ok((revision, change))) => {
                     let (Change::Put(key, _) | Change::Delete(key)) = &change;
-                    let inside = start <= *key && *key < end && revision >= from;
+                    let inside = *key >= start && *key < end && revision >= from;
                     inside.then_some(Ok(WatchReply { store: 7, revision, changes: vec![change] }))
                 }
                 Ok(Err(text)) => Some(Err(TransportError::Broken(text))),

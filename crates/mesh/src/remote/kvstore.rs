@@ -93,7 +93,7 @@ impl Client for Etcd {
         Ok(RangeReply {
             store: header.cluster_id,
             revision: header.revision,
-            entries: reply.kvs.into_iter().map(|kv| (kv.key.into(), kv.value.into())).collect(),
+            entries: reply.kvs.into_iter().map(|kv| (kv.key, kv.value)).collect(),
             more: reply.more,
         })
     }
@@ -119,11 +119,7 @@ fn reply(message: WatchMessage) -> Result<WatchReply, TransportError> {
             let changes = events.into_iter().filter_map(|event| {
                 let deleted = event.r#type == pb::event::EventType::Delete as i32;
                 let kv = event.kv?;
-                Some(if deleted {
-                    Change::Delete(kv.key.into())
-                } else {
-                    Change::Put(kv.key.into(), kv.value.into())
-                })
+                Some(if deleted { Change::Delete(kv.key) } else { Change::Put(kv.key, kv.value) })
             });
             Ok(WatchReply { store: header.cluster_id, revision: header.revision, changes: changes.collect() })
         }

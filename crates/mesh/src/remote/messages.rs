@@ -1,5 +1,7 @@
 //! What a [`Session`](super::Session) is told and what it asks for.
 
+use bytes::Bytes;
+
 use crate::keys::Kind;
 use crate::wire::Reason;
 
@@ -52,7 +54,7 @@ pub enum Body {
         /// The store's revision.
         revision: i64,
         /// Keys and values in key order.
-        entries: Vec<(Vec<u8>, Vec<u8>)>,
+        entries: Vec<(Bytes, Bytes)>,
         /// More keys follow.
         more: bool,
     },
@@ -106,9 +108,9 @@ impl Body {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Key and value.
-    Put(Vec<u8>, Vec<u8>),
+    Put(Bytes, Bytes),
     /// Key.
-    Delete(Vec<u8>),
+    Delete(Bytes),
 }
 
 impl Change {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tracing::{debug, warn};
 
 use super::keep::Keep;
@@ -48,7 +49,7 @@ impl<K: Keep> SessionOf<K> {
         now: Duration,
         id: StreamId,
         revision: i64,
-        entries: &[(Vec<u8>, Vec<u8>)],
+        entries: &[(Bytes, Bytes)],
         more: bool,
         out: &mut Output<K>,
     ) {

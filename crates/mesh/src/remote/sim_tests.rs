@@ -46,14 +46,14 @@ impl Store {
     fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
         let (key, value) = (key.into(), value.into());
         self.revision += 1;
-        self.history.push((self.revision, super::Change::Put(key.clone(), value.clone())));
+        self.history.push((self.revision, super::Change::Put(key.clone().into(), value.clone().into())));
         self.data.insert(key, value);
     }
 
     fn delete(&mut self, key: &[u8]) {
         if self.data.remove(key).is_some() {
             self.revision += 1;
-            self.history.push((self.revision, super::Change::Delete(key.to_vec())));
+            self.history.push((self.revision, super::Change::Delete(key.to_vec().into())));
         }
     }
 }
@@ -206,7 +206,8 @@ impl World {
                 if revision != 0 && revision < self.store.revision {
                     data = self.at(revision);
                 }
-                let all: Vec<_> = data.range(start..end).map(|(k, v)| (k.clone(), v.clone())).collect();
+                let all: Vec<_> =
+                    data.range(start..end).map(|(k, v)| (k.clone().into(), v.clone().into())).collect();
                 let more = all.len() > limit as usize;
                 let entries = all.into_iter().take(limit as usize).collect();
                 let revision = self.store.revision;
@@ -223,8 +224,8 @@ impl World {
         let mut data = self.base.clone();
         for (_, change) in self.store.history.iter().filter(|(at, _)| *at <= revision) {
             match change {
-                super::Change::Put(key, value) => drop(data.insert(key.clone(), value.clone())),
-                super::Change::Delete(key) => drop(data.remove(key)),
+                super::Change::Put(key, value) => drop(data.insert(key.to_vec(), value.to_vec())),
+                super::Change::Delete(key) => drop(data.remove(&key[..])),
             }
         }
         data

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{Action, StreamId};
 use crate::keys;
 use crate::wire::Reason;
@@ -112,7 +114,7 @@ impl Stream {
     /// leading on if more is to follow. A list has no more than `most` keys.
     pub(super) fn check_page(
         &mut self,
-        entries: &[(Vec<u8>, Vec<u8>)],
+        entries: &[(Bytes, Bytes)],
         more: bool,
         most: usize,
     ) -> Result<(), String> {

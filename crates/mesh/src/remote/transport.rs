@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use super::Change;
@@ -28,7 +29,7 @@ pub(super) enum TransportError {
 pub(super) struct RangeReply {
     pub(super) store: u64,
     pub(super) revision: i64,
-    pub(super) entries: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) entries: Vec<(Bytes, Bytes)>,
     pub(super) more: bool,
 }
 

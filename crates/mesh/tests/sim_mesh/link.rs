@@ -241,6 +241,8 @@ impl Link {
                     None => Body::Lost { stream, op, reason: LostReason::Compacted },
                     Some((entries, _)) if weight(&entries) > self.message => Body::TooLarge { stream, op },
                     Some((entries, more)) => {
+                        let entries =
+                            entries.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
                         Body::Page { stream, op, store, revision: peer.store.revision, entries, more }
                     }
                 };
@@ -284,8 +286,8 @@ impl Link {
             .store
             .since(watch.next, &watch.start, &watch.end)
             .map(|(key, value)| match value {
-                Some(value) => Change::Put(key.to_vec(), value.to_vec()),
-                None => Change::Delete(key.to_vec()),
+                Some(value) => Change::Put(key.to_vec().into(), value.to_vec().into()),
+                None => Change::Delete(key.to_vec().into()),
             })
             .collect();
         // A store that went back has nothing to say until it is where the watch begins.

@@ -94,8 +94,7 @@ impl Link {
                 let (key, range_end) = (start.into(), end.into());
                 match at.range(&pb::RangeRequest { key, range_end, revision, limit, ..Default::default() }) {
                     Ok(reply) => {
-                        let entries =
-                            reply.kvs.into_iter().map(|kv| (kv.key.into(), kv.value.into())).collect();
+                        let entries = reply.kvs.into_iter().map(|kv| (kv.key, kv.value)).collect();
                         let revision = at.revision();
                         Body::Page { stream, op, store, revision, entries, more: reply.more }
                     }
@@ -120,8 +119,8 @@ impl Link {
                 let change = |event: pb::Event| {
                     let kv = event.kv.unwrap();
                     match event.r#type == pb::event::EventType::Delete as i32 {
-                        true => remote::Change::Delete(kv.key.into()),
-                        false => remote::Change::Put(kv.key.into(), kv.value.into()),
+                        true => remote::Change::Delete(kv.key),
+                        false => remote::Change::Put(kv.key, kv.value),
                     }
                 };
                 let changes = batch.events.into_iter().map(change).collect();
