@@ -1,10 +1,6 @@
 //! B5, B6 and B7 on the shape of Cilium's own scale test: how long the state of all clusters takes to be
 //! carried over, what it then weighs, and what changes cost. One bootstrap serves all three.
 
-use std::sync::OnceLock;
-
-use anyhow::Context as _;
-
 use crate::mesh::{self, Churn, Mesh, Shape};
 use crate::pairs::Pairs;
 use crate::report::{Case, Target};
@@ -13,7 +9,7 @@ use crate::stats::Better;
 
 /// One side of a pair.
 #[derive(Debug)]
-struct Sample {
+pub(crate) struct Sample {
     seconds: f64,
     bytes_per_key: f64,
     reader: f64,
@@ -34,14 +30,13 @@ fn measure(context: &Context, mesh: &Mesh) -> anyhow::Result<Sample> {
     })
 }
 
-/// The samples of this run of the benchmarks, taken once.
-fn pairs(context: &Context) -> anyhow::Result<&'static Pairs<Sample>> {
-    static PAIRS: OnceLock<Pairs<Sample>> = OnceLock::new();
-    if PAIRS.get().is_none() {
-        let pairs = mesh::pairs(context, shape(context), |mesh| measure(context, mesh))?;
-        drop(PAIRS.set(pairs));
+/// The samples of this pass, taken once.
+fn pairs(context: &Context) -> anyhow::Result<&Pairs<Sample>> {
+    if let Some(pairs) = context.bootstrap.get() {
+        return Ok(pairs);
     }
-    PAIRS.get().context("the samples were just taken")
+    let pairs = mesh::pairs(context, shape(context), |mesh| measure(context, mesh))?;
+    Ok(context.bootstrap.get_or_init(|| pairs))
 }
 
 /// B5.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::Mesh;
 use crate::kubernetes::{Kubernetes, until};
+use crate::scrape::compare;
 
 const MCS: &[&str] = &["--clustermesh-enable-mcs-api"];
 
@@ -106,6 +107,7 @@ async fn an_export_elsewhere_is_imported_until_it_goes() {
     assert_eq!(import["spec"]["ips"], Value::Null);
 
     let metrics = operator.get("/metrics").unwrap().1;
+    compare("operator", &metrics, false);
     for line in [
         r#"cilium_operator_mcsapi_serviceimport_info{serviceimport="cart",namespace="shop"} 1"#,
         r#"cilium_operator_mcsapi_serviceimport_status_clusters{serviceimport="cart",namespace="shop"} 1"#,
