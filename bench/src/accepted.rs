@@ -1,8 +1,9 @@
 //! The last accepted ratios, and whether a run still has them (benchmarks 6.3).
 //!
-//! Ratios of pairs forgive a slow machine, but not every one forgives a busy one. So a row is judged only where the
-//! anchor was steady, on as many processors as its ratio was accepted on; it has fallen only if its ratio is
-//! clearly lower, by the median and by the quartiles; and it is measured again, with more pairs, before that counts.
+//! Ratios of pairs forgive a slow machine, but not every one forgives a busy one. So what is held is costs, CPU time and
+//! memory, not rates or latencies; a row is judged only where the anchor was steady, on as many processors as its ratio was
+//! accepted on; it has fallen only if its ratio is clearly lower, by the median and by the quartiles; and it is measured
+//! again, with more pairs, before that counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -66,16 +67,16 @@ pub(crate) fn read(path: &Path, form: &str) -> anyhow::Result<Run> {
     file.0.remove(form).with_context(|| format!("{} has no ratios of {form:?}", path.display()))
 }
 
-/// Makes the ratios of these rows the accepted ones. Those of other benchmarks stay; a row whose anchor or ratio
-/// moves by itself is not held.
+/// Makes the ratios of the costs among these rows the accepted ones. Those of other benchmarks stay; a row whose anchor
+/// or ratio moves by itself is not held.
 ///
 /// # Errors
-/// When the file cannot be read or written, or no row has a steady ratio.
+/// When the file cannot be read or written, or no cost has a steady ratio.
 pub(crate) fn accept(path: &Path, form: &str, rows: &[Row]) -> anyhow::Result<usize> {
     let mut file = if path.exists() { file(path)? } else { File::default() };
     let accepted: Vec<Accepted> = rows.iter().filter_map(Accepted::of).collect();
     if accepted.is_empty() {
-        bail!("no row has a steady ratio");
+        bail!("no cost has a steady ratio");
     }
     let count = accepted.len();
     let measured: BTreeSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
@@ -97,7 +98,8 @@ fn file(path: &Path) -> anyhow::Result<File> {
 
 impl Accepted {
     fn of(row: &Row) -> Option<Self> {
-        let ratio = row.ratio.filter(|_| row.refused.is_none() && row.q3 <= row.q1 * MAX_SPREAD)?;
+        let steady = row.refused.is_none() && row.q3 <= row.q1 * MAX_SPREAD;
+        let ratio = row.ratio.filter(|_| row.cost && steady)?;
         Some(Self { id: row.id.clone(), case: row.case.clone(), ratio, q1: row.q1, q3: row.q3 })
     }
 
@@ -123,10 +125,10 @@ impl Run {
             .then(|| format!("accepted on {} processors, and here are {here}", self.processors))
     }
 
-    /// The benchmarks to measure again: those with a row that has fallen, or of which nothing can be said yet.
+    /// The benchmarks to measure again: those with a row that has fallen.
     pub(crate) fn doubtful(&self, rows: &[Row]) -> BTreeSet<String> {
-        let held = |row: &&Accepted| matches!(row.judge(rows), Outcome::Held(_));
-        self.of(rows).filter(|row| !held(row)).map(|row| row.id.clone()).collect()
+        let fell = |row: &&Accepted| matches!(row.judge(rows), Outcome::Fell(_));
+        self.of(rows).filter(fell).map(|row| row.id.clone()).collect()
     }
 
     /// A table of all accepted ratios, and how many have fallen.
@@ -168,6 +170,7 @@ mod tests {
             ratio: Some(ratio),
             q1: ratio / spread,
             q3: ratio * spread,
+            cost: true,
             refused: refused.then(|| "etcd was unsteady".into()),
             ..Row::default()
         }
@@ -193,7 +196,7 @@ mod tests {
             (3.3, 1.05, false, 1, 1),
             // Its quartiles reach the accepted ones.
             (3.3, 1.3, false, 0, 0),
-            (1.0, 1.05, true, 1, 0),
+            (1.0, 1.05, true, 0, 0),
         ] {
             let rows = [row("a", now, spread, refused)];
             assert_eq!(run.doubtful(&rows).len(), doubtful, "{rows:?}");

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::pairs::Pairs;
-use crate::run::{Context, Server, free_port, sample};
+use crate::run::{Context, Server, cpu_seconds, free_port, sample};
 use crate::store::{Store, url};
 use crate::tls;
 
@@ -50,6 +50,8 @@ impl Shape {
 pub(crate) struct Boot {
     /// From its start until every marker was in the store.
     pub(crate) seconds: f64,
+    /// CPU time until then of what carried it and of where it is.
+    pub(crate) cpu_seconds: f64,
     /// Resident memory of our cache and its store, bytes; 0 of a mirror, which has no store.
     pub(crate) rss: u64,
 }
@@ -88,7 +90,9 @@ impl Mesh {
         let mut mirror = Command::new(&driver);
         mirror.args(["mirror", "--source", &source.url(), "--dest", &dest.url()]);
         tls::give(&mut mirror, tls);
-        let (carrier, boot) = Server::reporting(shape.flags(&mut mirror), PATIENCE)?;
+        let before = cpu_seconds(dest.pid())?;
+        let (carrier, mut boot) = Server::reporting::<Boot>(shape.flags(&mut mirror), PATIENCE)?;
+        boot.cpu_seconds += cpu_seconds(dest.pid())? - before;
         let dest_url = dest.url();
         let tls = context.tls.clone();
         Ok(Self { driver, shape, tls, source, carrier, dest: Some(dest), dest_url, boot })

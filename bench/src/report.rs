@@ -86,6 +86,9 @@ pub(crate) struct Row {
     /// Why the row must not be published, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) refused: Option<String>,
+    /// It is CPU time or memory of an operation.
+    #[serde(default)]
+    pub(crate) cost: bool,
     /// The same over mutual TLS, where that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mutual: Option<Box<Row>>,
@@ -134,6 +137,7 @@ pub(crate) fn row(case: &Case) -> anyhow::Result<Row> {
         refused: unsteady.map(|a| {
             format!("{} was unsteady: p75 ÷ p25 = {:.2} > {MAX_SPREAD}", case.anchor_name, a.q3 / a.q1)
         }),
+        cost: case.better == Better::Cheaper,
         mutual: None,
     })
 }

@@ -193,6 +193,25 @@ pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
     Ok(kib * 1024)
 }
 
+/// User and system time a process has used, seconds.
+///
+/// # Errors
+/// When there is no such process.
+pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: `clock` lives through the call.
+    let error = unsafe { libc::clock_getcpuclockid(pid.cast_signed(), &mut clock) };
+    if error != 0 {
+        bail!("process {pid}: {}", std::io::Error::from_raw_os_error(error));
+    }
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` lives through the call.
+    if unsafe { libc::clock_gettime(clock, &mut now) } != 0 {
+        bail!("CPU time of process {pid}: {}", std::io::Error::last_os_error());
+    }
+    Ok(now.tv_sec as f64 + now.tv_nsec as f64 / 1e9)
+}
+
 /// A loopback port nobody listens on now.
 ///
 /// # Errors
