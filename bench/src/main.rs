@@ -122,7 +122,8 @@ fn main() -> anyhow::Result<()> {
         println!("{count} ratios of {form:?} are the accepted ones now: {}", path.display());
         return Ok(());
     }
-    let accepted = args.check.as_ref().map(|path| accepted::read(path, &form)).transpose()?;
+    // Without accepted ratios there is something to accept all the same.
+    let accepted = args.check.as_ref().map(|path| accepted::read(path, &form));
     println!("{}", run::versions());
     let certificates = if args.plain { None } else { Some(tls::certificates()?) };
     let certificates = certificates.as_ref().map(TempDir::path);
@@ -150,8 +151,9 @@ fn main() -> anyhow::Result<()> {
 
     let mut all = measure(&chosen)?;
     let mut rows = rows_of(&all)?;
-    let not_here = accepted.as_ref().and_then(accepted::Run::not_here);
-    if let (Some(accepted), None) = (&accepted, &not_here) {
+    let judge = accepted.as_ref().and_then(|accepted| accepted.as_ref().ok());
+    let not_here = judge.and_then(accepted::Run::not_here);
+    if let (Some(accepted), None) = (judge, &not_here) {
         for _ in 0..SECOND_LOOKS {
             let doubtful = accepted.doubtful(&rows);
             if doubtful.is_empty() {
@@ -169,7 +171,7 @@ fn main() -> anyhow::Result<()> {
     println!("load average at the end: {}", run::load_average());
     report::write(&rows, &args.results)?;
     println!("written to {}", args.results.display());
-    match (accepted, not_here) {
+    match (accepted.transpose()?, not_here) {
         (Some(_), Some(why)) => println!("the ratios are not judged: {why}"),
         (Some(accepted), None) => {
             let (table, fallen) = accepted.verdict(&rows);
