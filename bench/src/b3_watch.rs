@@ -37,7 +37,7 @@ pub(crate) fn run(context: &Context) -> anyhow::Result<Vec<Case>> {
             rows.push(samples.case(
                 "B3",
                 case("server CPU per delivery"),
-                ("µs", Better::Lower),
+                ("µs", Better::Cheaper),
                 Target::Ratio(6.0),
                 |s| s.server_cpu_us,
             ));
@@ -48,7 +48,7 @@ pub(crate) fn run(context: &Context) -> anyhow::Result<Vec<Case>> {
             rows.push(samples.case("B3", case("p99"), unit, Target::Ratio(4.0), |s| s.p99_us));
         }
         if watchers == 1_000 {
-            let unit = ("bytes", Better::Lower);
+            let unit = ("bytes", Better::Cheaper);
             rows.push(
                 samples.case("B3", case("memory of a watch"), unit, Target::Ratio(6.0), |s| {
                     s.rss_bytes_per_watch

@@ -38,5 +38,12 @@ pub(crate) fn run(context: &Context) -> anyhow::Result<Vec<Case>> {
         Target::Ratio(4.0),
         |sample| sample[2].rate,
     ));
+    cases.push(pairs.case(
+        "B4",
+        "CPU of a change, flat out",
+        ("µs", Better::Cheaper),
+        Target::None,
+        |sample| sample[2].cpu_us_per_change,
+    ));
     Ok(cases)
 }

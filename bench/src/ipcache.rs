@@ -22,9 +22,9 @@ struct Follow {
     map_p99_us: f64,
 }
 
-/// Runs both; the daemons' parts are those of the demo, in their profile.
+/// Runs both.
 pub(crate) fn run(context: &Context) -> anyhow::Result<Vec<Case>> {
-    let driver = context.debug("examples/bench_ipcache")?;
+    let driver = context.optimised("examples/bench_ipcache")?;
     let (full, small) = (shape(context), Shape { clusters: 1, nodes: 10, identities: 10, endpoints: 10_000 });
     let boots: Vec<Boot> = {
         let mesh = Mesh::ours(context, full)?;

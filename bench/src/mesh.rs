@@ -1,7 +1,7 @@
 //! What the benchmarks of the mesh share: a source store, and what carries its content into another store. On
 //! the anchor's side that is etcd, a plain mirror and another etcd; on ours the cache with its own store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,8 +9,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::pairs::Pairs;
-use crate::run::{Context, Server, free_port, sample};
-use crate::store::Store;
+use crate::run::{Context, Server, cpu_seconds, free_port, sample};
+use crate::store::{Store, url};
+use crate::tls;
 
 /// How long a mesh may take to be carried over.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -49,6 +50,8 @@ impl Shape {
 pub(crate) struct Boot {
     /// From its start until every marker was in the store.
     pub(crate) seconds: f64,
+    /// CPU time until then of what carried it and of where it is.
+    pub(crate) cpu_seconds: f64,
     /// Resident memory of our cache and its store, bytes; 0 of a mirror, which has no store.
     pub(crate) rss: u64,
 }
@@ -65,8 +68,9 @@ pub(crate) struct Churn {
 
 /// A running mesh whose state has been carried over.
 pub(crate) struct Mesh {
-    driver: std::path::PathBuf,
+    driver: PathBuf,
     shape: Shape,
+    tls: Option<PathBuf>,
     source: Store,
     /// The mirror, or our cache.
     carrier: Server,
@@ -80,13 +84,18 @@ impl Mesh {
     fn anchor(context: &Context, shape: Shape) -> anyhow::Result<Self> {
         let driver = context.example("bench_mesh")?;
         let stores = context.example("bench_store")?;
-        let (source, dest) = (Store::etcd(&stores)?, Store::etcd(&stores)?);
-        fill(&driver, &source, shape)?;
+        let tls = context.tls.as_deref();
+        let (source, dest) = (Store::etcd(&stores, tls)?, Store::etcd(&stores, tls)?);
+        fill(&driver, &source, shape, tls)?;
         let mut mirror = Command::new(&driver);
         mirror.args(["mirror", "--source", &source.url(), "--dest", &dest.url()]);
-        let (carrier, boot) = Server::reporting(shape.flags(&mut mirror), PATIENCE)?;
+        tls::give(&mut mirror, tls);
+        let before = cpu_seconds(dest.pid())?;
+        let (carrier, mut boot) = Server::reporting::<Boot>(shape.flags(&mut mirror), PATIENCE)?;
+        boot.cpu_seconds += cpu_seconds(dest.pid())? - before;
         let dest_url = dest.url();
-        Ok(Self { driver, shape, source, carrier, dest: Some(dest), dest_url, boot })
+        let tls = context.tls.clone();
+        Ok(Self { driver, shape, tls, source, carrier, dest: Some(dest), dest_url, boot })
     }
 
     /// Our cache of a mesh of this shape.
@@ -95,13 +104,16 @@ impl Mesh {
     /// When something does not start.
     pub(crate) fn ours(context: &Context, shape: Shape) -> anyhow::Result<Self> {
         let driver = context.example("bench_mesh")?;
-        let source = Store::ours(&context.example("bench_store")?)?;
-        fill(&driver, &source, shape)?;
-        let listen = format!("127.0.0.1:{}", free_port()?);
+        let tls = context.tls.as_deref();
+        let source = Store::ours(&context.example("bench_store")?, tls)?;
+        fill(&driver, &source, shape, tls)?;
+        let port = free_port()?;
         let mut cache = Command::new(&driver);
-        cache.args(["cache", "--source", &source.url(), "--listen", &listen]);
+        cache.args(["cache", "--source", &source.url(), "--listen", &format!("127.0.0.1:{port}")]);
+        tls::give(&mut cache, tls);
         let (carrier, boot) = Server::reporting(shape.flags(&mut cache), PATIENCE)?;
-        Ok(Self { driver, shape, source, carrier, dest: None, dest_url: format!("http://{listen}"), boot })
+        let dest_url = url(port, tls);
+        Ok(Self { driver, shape, tls: context.tls.clone(), source, carrier, dest: None, dest_url, boot })
     }
 
     /// Resident memory of what holds the copy, bytes.
@@ -137,6 +149,7 @@ impl Mesh {
         let mut churn = Command::new(&self.driver);
         churn.args(["churn", "--source", &self.source.url(), "--dest", &self.dest_url]);
         churn.args(["--pids", &pids.join(",")]);
+        tls::give(&mut churn, self.tls.as_deref());
         for (name, value) in flags {
             churn.arg(name).arg(value.to_string());
         }
@@ -154,6 +167,7 @@ impl Mesh {
         }
         let mut reader = Command::new(&self.driver);
         reader.args(["reader", "--source", &self.dest_url]);
+        tls::give(&mut reader, self.tls.as_deref());
         Ok(sample::<Reader>(self.shape.flags(&mut reader))?.bytes_per_object)
     }
 }
@@ -171,6 +185,7 @@ impl Mesh {
     ) -> anyhow::Result<T> {
         let mut load = Command::new(driver);
         load.args([name, "--source", &self.source.url(), "--dest", &self.dest_url]);
+        tls::give(&mut load, self.tls.as_deref());
         for (name, number) in flags {
             load.arg(format!("--{name}")).arg(number.to_string());
         }
@@ -178,9 +193,10 @@ impl Mesh {
     }
 }
 
-fn fill(driver: &Path, source: &Store, shape: Shape) -> anyhow::Result<()> {
+fn fill(driver: &Path, source: &Store, shape: Shape, tls: Option<&Path>) -> anyhow::Result<()> {
     let mut fill = Command::new(driver);
     fill.args(["fill", "--source", &source.url()]);
+    tls::give(&mut fill, tls);
     sample::<serde_json::Value>(shape.flags(&mut fill)).map(drop)
 }
 

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::Context;
 use comfy_table::{Table, presets};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::stats::{Better, Quartiles, paired_ratios, quartiles};
 
 /// The anchor's p75 ÷ p25 above which a run says nothing (benchmarks 6.1, rule 7).
-const MAX_ANCHOR_SPREAD: f64 = 1.25;
+pub(crate) const MAX_SPREAD: f64 = 1.25;
 
 /// Samples of one case, as measured.
 #[derive(Debug, Clone)]
@@ -32,6 +32,23 @@ pub(crate) struct Case {
     pub(crate) target: Target,
 }
 
+impl Case {
+    /// Adds the pairs of another pass.
+    pub(crate) fn absorb(&mut self, more: Case) {
+        self.anchor.extend(more.anchor);
+        self.ours.extend(more.ours);
+    }
+}
+
+/// A case as measured over plaintext, and where that was done over mutual TLS.
+#[derive(Debug, Clone)]
+pub(crate) struct Measured {
+    /// What the targets are for.
+    pub(crate) plain: Case,
+    /// The second column.
+    pub(crate) mutual: Option<Case>,
+}
+
 /// What a case is held against.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Target {
@@ -44,7 +61,7 @@ pub(crate) enum Target {
 }
 
 /// One line of `results.json`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Row {
     /// Benchmark id.
     pub(crate) id: String,
@@ -67,8 +84,27 @@ pub(crate) struct Row {
     /// Whether it was met; `null` where there is no target or the anchor was too unsteady to say.
     pub(crate) met: Option<bool>,
     /// Why the row must not be published, if so.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) refused: Option<String>,
+    /// It is CPU time or memory of an operation.
+    #[serde(default)]
+    pub(crate) cost: bool,
+    /// The same over mutual TLS, where that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mutual: Option<Box<Row>>,
+}
+
+/// Turns the samples of both columns into a row.
+///
+/// # Errors
+/// When a side has no samples or one that is not a number.
+pub(crate) fn both(measured: &Measured) -> anyhow::Result<Row> {
+    let mut row = row(&measured.plain)?;
+    // Targets are those of plaintext.
+    let mutual =
+        measured.mutual.as_ref().map(|case| self::row(&Case { target: Target::None, ..case.clone() }));
+    row.mutual = mutual.transpose()?.map(Box::new);
+    Ok(row)
 }
 
 /// Turns samples into a row.
@@ -80,7 +116,7 @@ pub(crate) fn row(case: &Case) -> anyhow::Result<Row> {
         quartiles(&case.ours).with_context(|| format!("{} {}: no samples of ours", case.id, case.case))?;
     let anchor = quartiles(&case.anchor);
     let ratios = quartiles(&paired_ratios(&case.anchor, &case.ours, case.better));
-    let unsteady = anchor.filter(|a| a.q3 / a.q1 > MAX_ANCHOR_SPREAD);
+    let unsteady = anchor.filter(|a| a.q3 / a.q1 > MAX_SPREAD);
     let (target, met) = match case.target {
         Target::Ratio(least) => (format!("≥ {least:.2}×"), ratios.map(|r| r.median >= least)),
         Target::AtMost(most) => (format!("≤ {most}"), Some(ours.median <= most)),
@@ -99,8 +135,10 @@ pub(crate) fn row(case: &Case) -> anyhow::Result<Row> {
         target,
         met: met.filter(|_| unsteady.is_none()),
         refused: unsteady.map(|a| {
-            format!("{} was unsteady: p75 ÷ p25 = {:.2} > {MAX_ANCHOR_SPREAD}", case.anchor_name, a.q3 / a.q1)
+            format!("{} was unsteady: p75 ÷ p25 = {:.2} > {MAX_SPREAD}", case.anchor_name, a.q3 / a.q1)
         }),
+        cost: case.better == Better::Cheaper,
+        mutual: None,
     })
 }
 
@@ -108,22 +146,24 @@ fn round(x: f64) -> f64 {
     (x * 1000.0).round() / 1000.0
 }
 
-/// The table of benchmarks 6.3.
+/// The table of benchmarks 6.3, with a second column where something was measured over mutual TLS.
 pub(crate) fn table(rows: &[Row]) -> String {
+    let secure = rows.iter().any(|row| row.mutual.is_some());
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["id", "case", "unit", "anchor", "ours", "ratio [q1 – q3]", "target", "met"]);
+    let mut header = vec!["id", "case", "unit", "anchor", "ours", "ratio [q1 – q3]", "target", "met"];
+    if secure {
+        header.push("over mutual TLS: anchor, ours, ratio");
+    }
+    table.set_header(header);
     for row in rows {
-        table.add_row([
+        let mut cells = vec![
             row.id.clone(),
             row.case.clone(),
             row.unit.clone(),
-            row.anchor.map_or("–".into(), |x| x.to_string()),
+            anchor(row),
             row.ours.to_string(),
-            match row.ratio {
-                Some(ratio) => format!("{ratio:.2} [{:.2} – {:.2}]", row.q1, row.q3),
-                None => format!("ours [{} – {}]", row.q1, row.q3),
-            },
+            ratio(row),
             row.target.clone(),
             match (&row.refused, row.met) {
                 (Some(why), _) => format!("not published: {why}"),
@@ -131,22 +171,49 @@ pub(crate) fn table(rows: &[Row]) -> String {
                 (None, Some(false)) => "NO".into(),
                 (None, None) => String::new(),
             },
-        ]);
+        ];
+        if secure {
+            cells.push(row.mutual.as_ref().map_or_else(String::new, |mutual| {
+                let refused = mutual.refused.as_ref().map_or_else(String::new, |why| format!("; {why}"));
+                format!("{}, {}, {}{refused}", anchor(mutual), mutual.ours, ratio(mutual))
+            }));
+        }
+        table.add_row(cells);
     }
     table.to_string()
 }
 
+fn anchor(row: &Row) -> String {
+    row.anchor.map_or("–".into(), |x| x.to_string())
+}
+
+fn ratio(row: &Row) -> String {
+    match row.ratio {
+        Some(ratio) => format!("{ratio:.2} [{:.2} – {:.2}]", row.q1, row.q3),
+        None => format!("ours [{} – {}]", row.q1, row.q3),
+    }
+}
+
 /// Geometric mean of min(ratio ÷ target, 1.5) over the rows with a ratio target that were steady.
-pub(crate) fn score(cases: &[Case], rows: &[Row]) -> Option<f64> {
-    let logs: Vec<f64> = cases
+pub(crate) fn score(measured: &[Measured], rows: &[Row]) -> Option<f64> {
+    let logs: Vec<f64> = measured
         .iter()
         .zip(rows)
-        .filter_map(|(case, row)| match (case.target, row.ratio, &row.refused) {
+        .filter_map(|(measured, row)| match (measured.plain.target, row.ratio, &row.refused) {
             (Target::Ratio(target), Some(ratio), None) => Some((ratio / target).min(1.5).ln()),
             _ => None,
         })
         .collect();
     (!logs.is_empty()).then(|| (logs.iter().sum::<f64>() / logs.len() as f64).exp())
+}
+
+/// Reads what [`write`] wrote.
+///
+/// # Errors
+/// When there is no such file or it is something else.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Row>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} holds no results", path.display()))
 }
 
 /// Writes `results.json`, creating its directory.
@@ -202,8 +269,30 @@ mod tests {
     #[test]
     fn no_single_easy_win_hides_a_miss() {
         let cases = [case(&[100.0], &[1.0], Target::Ratio(2.0)), case(&[10.0], &[10.0], Target::Ratio(2.0))];
-        let rows: Vec<Row> = cases.iter().map(|c| row(c).unwrap()).collect();
+        let cases = cases.map(|plain| Measured { plain, mutual: None });
+        let rows: Vec<Row> = cases.iter().map(|c| both(c).unwrap()).collect();
         let score = score(&cases, &rows).unwrap();
         assert!((score - (1.5f64 * 0.5).sqrt()).abs() < 1e-9, "{score}");
+    }
+
+    #[test]
+    fn the_second_column_has_no_target() {
+        let plain = case(&[20.0], &[10.0], Target::Ratio(2.0));
+        let mutual = Some(case(&[30.0], &[20.0], Target::Ratio(2.0)));
+        let row = both(&Measured { plain, mutual }).unwrap();
+        let second = row.mutual.as_ref().unwrap();
+        assert_eq!((row.met, second.ratio, second.met), (Some(true), Some(1.5), None));
+        let table = table(std::slice::from_ref(&row));
+        assert!(table.contains("30, 20, 1.50"), "{table}");
+        let written = tempfile::tempdir().unwrap().path().join("new/results.json");
+        write(std::slice::from_ref(&row), &written).unwrap();
+        assert_eq!(read(&written).unwrap(), [row]);
+    }
+
+    #[test]
+    fn another_pass_adds_its_pairs() {
+        let mut all = case(&[20.0], &[10.0], Target::None);
+        all.absorb(case(&[30.0, 40.0], &[10.0, 10.0], Target::None));
+        assert_eq!(row(&all).unwrap().ratio, Some(3.0));
     }
 }

@@ -1,5 +1,6 @@
 //! What every benchmark needs: processes that end with us, CPU time of a process, versions.
 
+use std::cell::OnceCell;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -8,9 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use serde::de::DeserializeOwned;
 
+use crate::pairs::Pairs;
 use crate::report::Target;
 
-/// What the command line decided.
+/// What the command line decided, and what the rows of one pass share.
 #[derive(Debug)]
 pub(crate) struct Context {
     /// Pairs of samples a case.
@@ -21,6 +23,12 @@ pub(crate) struct Context {
     pub(crate) bin_dir: PathBuf,
     /// The same, in the profile of the demo and the tests.
     pub(crate) debug_dir: PathBuf,
+    /// The same, in the release profile without whole-program optimisation.
+    pub(crate) optimised_dir: PathBuf,
+    /// The certificates of a pass over mutual TLS; `None` = plaintext.
+    pub(crate) tls: Option<PathBuf>,
+    /// The samples of B5, B6 and B7, taken once a pass.
+    pub(crate) bootstrap: OnceCell<Pairs<crate::b5_bootstrap::Sample>>,
 }
 
 impl Context {
@@ -58,6 +66,14 @@ impl Context {
     /// When it is not built.
     pub(crate) fn debug(&self, name: &str) -> anyhow::Result<PathBuf> {
         self.built(self.debug_dir.join(name))
+    }
+
+    /// The path of something built in the release profile without whole-program optimisation.
+    ///
+    /// # Errors
+    /// When it is not built.
+    pub(crate) fn optimised(&self, name: &str) -> anyhow::Result<PathBuf> {
+        self.built(self.optimised_dir.join(name))
     }
 
     fn built(&self, path: PathBuf) -> anyhow::Result<PathBuf> {
@@ -177,6 +193,25 @@ pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
     Ok(kib * 1024)
 }
 
+/// User and system time a process has used, seconds.
+///
+/// # Errors
+/// When there is no such process.
+pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: `clock` lives through the call.
+    let error = unsafe { libc::clock_getcpuclockid(pid.cast_signed(), &mut clock) };
+    if error != 0 {
+        bail!("process {pid}: {}", std::io::Error::from_raw_os_error(error));
+    }
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` lives through the call.
+    if unsafe { libc::clock_gettime(clock, &mut now) } != 0 {
+        bail!("CPU time of process {pid}: {}", std::io::Error::last_os_error());
+    }
+    Ok(now.tv_sec as f64 + now.tv_nsec as f64 / 1e9)
+}
+
 /// A loopback port nobody listens on now.
 ///
 /// # Errors
@@ -193,17 +228,33 @@ pub(crate) fn load_average() -> String {
 
 /// What the numbers depend on, in one block.
 pub(crate) fn versions() -> String {
-    let first = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).output().ok();
-        let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-        text.lines().next().unwrap_or("not installed").to_owned()
-    };
     format!(
         "kernel {}\n{} (releases 3.5 and 3.6 are faster)\n{}\ncommit {}\nload average at the start: {}",
-        first("uname", &["-r"]),
-        first("etcd", &["--version"]),
-        first("nft", &["--version"]),
-        first("git", &["describe", "--always", "--dirty"]),
+        kernel(),
+        first_line("etcd", &["--version"]),
+        first_line("nft", &["--version"]),
+        commit(),
         load_average()
     )
+}
+
+/// The kernel's release.
+pub(crate) fn kernel() -> String {
+    first_line("uname", &["-r"])
+}
+
+/// The commit this is, or is made from.
+pub(crate) fn commit() -> String {
+    first_line("git", &["describe", "--always", "--dirty"])
+}
+
+/// Processors we may use.
+pub(crate) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn first_line(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().ok();
+    let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    text.lines().next().unwrap_or("not installed").to_owned()
 }

@@ -32,8 +32,11 @@ pub(crate) fn quartiles(samples: &[f64]) -> Option<Quartiles> {
 /// Which direction of a measured number is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Better {
-    /// Costs and latencies: ratio = anchor ÷ ours.
+    /// Latencies: ratio = anchor ÷ ours.
     Lower,
+    /// CPU time and memory of an operation: the same, and what a busy machine changes least, so that accepted
+    /// ratios are of these.
+    Cheaper,
     /// Rates: ratio = ours ÷ anchor.
     Higher,
 }
@@ -44,7 +47,7 @@ pub(crate) fn paired_ratios(anchor: &[f64], ours: &[f64], better: Better) -> Vec
         .iter()
         .zip(ours)
         .map(|(anchor, ours)| match better {
-            Better::Lower => anchor / ours,
+            Better::Lower | Better::Cheaper => anchor / ours,
             Better::Higher => ours / anchor,
         })
         .collect()

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::pairs::Pairs;
 use crate::run::{Context, Server, free_port, sample, wait};
+use crate::tls;
 
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(20);
@@ -19,6 +20,8 @@ pub(crate) struct Store {
     server: Server,
     port: u16,
     driver: PathBuf,
+    /// What both ends of a connection show and trust; `None` = plaintext.
+    tls: Option<PathBuf>,
     /// Where an etcd has its data.
     _data: Option<TempDir>,
 }
@@ -28,20 +31,30 @@ impl Store {
     ///
     /// # Errors
     /// When it does not start.
-    pub(crate) fn etcd(driver: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn etcd(driver: &Path, tls: Option<&Path>) -> anyhow::Result<Self> {
         let data = tempfile::Builder::new().prefix("causeway-bench-").tempdir_in("/dev/shm")?;
         let (client, peer) = (free_port()?, free_port()?);
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let server = Server::start(
-            Command::new("etcd")
-                .arg("--data-dir")
-                .arg(data.path())
-                .args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)])
-                .args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &url(peer)])
-                .args(["--initial-cluster", &format!("default={}", url(peer))])
-                .args(["--log-level", "error", "--quota-backend-bytes", "4294967296"]),
-        )?;
-        let store = Self { server, port: client, driver: driver.to_owned(), _data: Some(data) };
+        let peer = format!("http://127.0.0.1:{peer}");
+        let client_url = url(client, tls);
+        let mut command = Command::new("etcd");
+        command
+            .arg("--data-dir")
+            .arg(data.path())
+            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .args(["--log-level", "error", "--quota-backend-bytes", "4294967296"]);
+        if let Some(dir) = tls {
+            let files =
+                [("--cert-file", tls::CERT), ("--key-file", tls::KEY), ("--trusted-ca-file", tls::CA)];
+            for (flag, file) in files {
+                command.arg(flag).arg(dir.join(file));
+            }
+            command.arg("--client-cert-auth");
+        }
+        let server = Server::start(&mut command)?;
+        let tls = tls.map(Path::to_owned);
+        let store = Self { server, port: client, driver: driver.to_owned(), tls, _data: Some(data) };
         store.wait()?;
         // The first election takes a moment after it listens.
         std::thread::sleep(Duration::from_secs(1));
@@ -52,11 +65,14 @@ impl Store {
     ///
     /// # Errors
     /// When it does not start.
-    pub(crate) fn ours(driver: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn ours(driver: &Path, tls: Option<&Path>) -> anyhow::Result<Self> {
         let port = free_port()?;
-        let server =
-            Server::start(Command::new(driver).args(["serve", "--listen", &format!("127.0.0.1:{port}")]))?;
-        let store = Self { server, port, driver: driver.to_owned(), _data: None };
+        let mut command = Command::new(driver);
+        command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
+        tls::give(&mut command, tls);
+        let server = Server::start(&mut command)?;
+        let tls = tls.map(Path::to_owned);
+        let store = Self { server, port, driver: driver.to_owned(), tls, _data: None };
         store.wait()?;
         Ok(store)
     }
@@ -68,7 +84,7 @@ impl Store {
 
     /// Where clients reach it.
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        url(self.port, self.tls.as_deref())
     }
 
     /// Its process.
@@ -87,13 +103,19 @@ impl Store {
     ) -> anyhow::Result<T> {
         let mut run = Command::new(&self.driver);
         run.arg(command);
-        run.args(["--endpoint", &format!("http://127.0.0.1:{}", self.port)]);
+        run.args(["--endpoint", &self.url()]);
+        tls::give(&mut run, self.tls.as_deref());
         run.args(["--pid", &self.server.pid().to_string()]);
         for (name, value) in flags {
             run.arg(format!("--{name}")).arg(value.to_string());
         }
         sample(&mut run)
     }
+}
+
+/// Where clients reach a store on this machine.
+pub(crate) fn url(port: u16, tls: Option<&Path>) -> String {
+    format!("{}://127.0.0.1:{port}", if tls.is_some() { "https" } else { "http" })
 }
 
 /// Measures on stores of both sides.
@@ -105,5 +127,6 @@ pub(crate) fn pairs<T>(
     measure: impl FnMut(&Store) -> anyhow::Result<T>,
 ) -> anyhow::Result<Pairs<T>> {
     let driver = context.example("bench_store")?;
-    Pairs::run(context, "etcd", || Store::etcd(&driver), || Store::ours(&driver), measure)
+    let tls = context.tls.as_deref();
+    Pairs::run(context, "etcd", || Store::etcd(&driver, tls), || Store::ours(&driver, tls), measure)
 }

@@ -36,6 +36,8 @@ fn every_row_runs() {
         .arg(built())
         .arg("--debug-dir")
         .arg(built())
+        .arg("--optimised-dir")
+        .arg(built())
         .arg("--results")
         .arg(&results)
         .output()
@@ -48,6 +50,12 @@ fn every_row_runs() {
     for id in ROWS {
         assert!(rows.iter().any(|row| row["id"] == id), "{id} has no row");
     }
+    for id in ["B1", "B2", "B3", "B4"] {
+        assert!(
+            rows.iter().any(|row| row["id"] == id && row["mutual"]["ratio"].is_f64()),
+            "{id} over mutual TLS"
+        );
+    }
     for row in &rows {
         let (case, ours) = (row["case"].as_str().unwrap(), row["ours"].as_f64());
         assert!(text.contains(case), "{case} is not in the table");
@@ -55,6 +63,48 @@ fn every_row_runs() {
         // from one process's event to another's, may be nothing in so short a time.
         let may_be_zero = case.contains("CPU") || case.contains("Kubernetes");
         assert!(ours.is_some_and(|ours| ours > 0.0 || (may_be_zero && ours == 0.0)), "{row}");
+    }
+}
+
+#[test]
+fn ratios_are_accepted_and_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_causeway-bench"))
+            .args(["--tiny", "--plain", "--only", "B1", "--bin-dir"])
+            .arg(built())
+            .arg("--results")
+            .arg(path("results.json"))
+            .args(args)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.success(), text)
+    };
+    let accepted = path("accepted.json").display().to_string();
+    let (done, text) = run(&["--check", &accepted]);
+    assert!(!done && text.contains("accepted.json"), "{text}");
+    let (done, text) = run(&[]);
+    assert!(done, "{text}");
+    let (done, text) = run(&["--accept", &accepted]);
+    assert!(done, "{text}");
+    // Nothing is a millionth of what it was a moment ago, and a row of another name is not there.
+    for (case, held) in [(None, true), (Some("another"), false)] {
+        let mut file: Value = serde_json::from_slice(&std::fs::read(path("accepted.json")).unwrap()).unwrap();
+        let form = file.as_object_mut().unwrap().values_mut().next().unwrap();
+        for row in form["rows"].as_array_mut().unwrap() {
+            for name in ["ratio", "q1", "q3"] {
+                row[name] = (row[name].as_f64().unwrap() * 1e-6).into();
+            }
+        }
+        if let Some(case) = case {
+            form["rows"][0]["case"] = case.into();
+        }
+        std::fs::write(path("changed.json"), file.to_string()).unwrap();
+        let (done, text) = run(&["--check", path("changed.json").to_str().unwrap()]);
+        assert_eq!(done, held, "{text}");
+        assert_eq!(text.contains("GONE"), !held, "{text}");
     }
 }
 

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::agent::{ContainerRequest, PLUGIN, SOCKET, leave_note};
 
@@ -107,12 +108,23 @@ pub(crate) async fn request(
     let stream = tokio::net::UnixStream::connect(socket)
         .await
         .with_context(|| format!("connect to {}", socket.display()))?;
+    exchange(stream, "agent", method, path, body).await
+}
+
+/// One request over a connection of its own.
+pub(crate) async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    host: &str,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<(StatusCode, String)> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header("host", "agent")
+        .header("host", host)
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(body)))?;
     let response = sender.send_request(request).await?;

@@ -97,15 +97,17 @@ pub(crate) async fn run(args: StatusArgs) -> Result<()> {
 /// unless all are asked for.
 fn remotes(status: &Status, verbose: bool, now: Timestamp) -> String {
     let ready = status.remotes.iter().filter(|r| r.ready).count();
-    let mut text = format!(
+    let head = format!(
         "ClusterMesh: {ready}/{} remote clusters ready, {} global-services\n",
         status.remotes.len(),
         status.global_services
     );
-    for remote in status.remotes.iter().filter(|remote| verbose || !remote.ready) {
-        text.push_str(&of_one(remote, now));
-    }
-    text
+    head + &details(&status.remotes, verbose, now)
+}
+
+/// What is known of each that is not ready, or of all.
+pub(crate) fn details(remotes: &[RemoteStatus], verbose: bool, now: Timestamp) -> String {
+    remotes.iter().filter(|remote| verbose || !remote.ready).map(|remote| of_one(remote, now)).collect()
 }
 
 fn of_one(r: &RemoteStatus, now: Timestamp) -> String {

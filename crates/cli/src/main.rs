@@ -13,6 +13,7 @@ mod install;
 mod kubeclient;
 mod kvstore;
 mod kvstoremesh;
+mod kvstoremesh_dbg;
 mod lab;
 mod local_status;
 mod metrics;
@@ -64,6 +65,9 @@ Certificates that are still good are kept. Next: causeway clustermesh connect --
     Apiserver(apiserver::ApiserverArgs),
     /// Run the cache of the other clusters, which the agents read instead of the clusters themselves
     Kvstoremesh(kvstoremesh::KvstoremeshArgs),
+    /// Show what a cache of the other clusters sees of them, and why not
+    #[command(name = "kvstoremesh-dbg")]
+    KvstoremeshDbg(kvstoremesh_dbg::DbgArgs),
     /// Run a server for the names of services, of this cluster and of the cluster set; `dns query` asks one
     Dns(dns::DnsArgs),
     /// Run the operator, which writes what other clusters export into this cluster's Kubernetes
@@ -121,6 +125,7 @@ fn run(role: Role) -> anyhow::Result<ExitCode> {
             done(runtime.block_on(apiserver::run(args)))
         }
         Role::Kvstoremesh(args) => done(runtime()?.block_on(kvstoremesh::run(args))),
+        Role::KvstoremeshDbg(args) => done(once(kvstoremesh_dbg::run(args))),
         Role::Dns(args) => done(runtime()?.block_on(dns::run(args))),
         Role::Operator(args) => done(runtime()?.block_on(operator::run(args))),
         Role::Lab(command) => runtime()?.block_on(lab::run(command)),

@@ -50,21 +50,32 @@ impl Addresses {
         Self { node_ip, desired: Collection::new(), kernel }
     }
 
-    /// Applies one change. At the end of a full listing everything the kernel holds beyond it,
-    /// also from an earlier process, is removed; nothing is before.
-    pub(crate) fn apply(&mut self, event: Event<IpEntry>) -> Result<(), Error> {
-        let synced = matches!(event, Event::Synced);
-        let entry = |entry: IpEntry| Entry { prefix: entry.prefix, remote: remote(&entry, self.node_ip) };
-        for change in self.desired.apply(event.map(entry, |prefix| prefix)) {
-            match change {
-                Change::Set(prefix, _) => {
-                    let entry = self.desired.get(&prefix).expect("it was just set");
-                    self.kernel.set(prefix, entry.remote)?;
+    /// Applies changes in their order; every one is tried. At the end of a full listing everything the
+    /// kernel holds beyond it, also from an earlier process, is removed; nothing is before.
+    pub(crate) fn apply(&mut self, events: impl IntoIterator<Item = Event<IpEntry>>) -> Result<(), Error> {
+        let mut result = Ok(());
+        // What is set waits until something else has to be done, and is written together.
+        let mut set = Vec::new();
+        for event in events {
+            let synced = matches!(event, Event::Synced);
+            let entry = |entry: IpEntry| Entry { prefix: entry.prefix, remote: remote(&entry, self.node_ip) };
+            for change in self.desired.apply(event.map(entry, |prefix| prefix)) {
+                match change {
+                    Change::Set(prefix, _) => {
+                        let entry = self.desired.get(&prefix).expect("it was just set");
+                        set.push((prefix, entry.remote));
+                    }
+                    Change::Gone(prefix, _) => {
+                        result = result.and(self.kernel.set_all(&std::mem::take(&mut set)));
+                        result = result.and(self.kernel.remove(prefix));
+                    }
                 }
-                Change::Gone(prefix, _) => self.kernel.remove(prefix)?,
+            }
+            if synced {
+                result = result.and(self.kernel.set_all(&std::mem::take(&mut set))).and(self.sweep());
             }
         }
-        if synced { self.sweep() } else { Ok(()) }
+        result.and(self.kernel.set_all(&set))
     }
 
     /// Compares the kernel's maps with what should be there and applies the difference. Nothing is

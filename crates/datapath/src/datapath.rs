@@ -285,16 +285,17 @@ impl Datapath {
         Ok(())
     }
 
-    /// Applies one change of the ipcache. `Reset … Synced` brackets a full listing: what the kernel
-    /// holds beyond it is removed at `Synced`, and not before.
+    /// Applies changes of the ipcache, in their order; many together cost less than one by one.
+    /// `Reset … Synced` brackets a full listing: what the kernel holds beyond it is removed at `Synced`, and
+    /// not before. Every change is tried, so that one the kernel refuses keeps none of the others back.
     ///
     /// # Errors
-    /// [`Error::Map`]; [`Datapath::resync`] repairs what an error left undone.
-    pub fn apply_address(&mut self, event: Event<IpEntry>) -> Result<(), Error> {
-        self.addresses.apply(event)
+    /// [`Error::Map`], the first one; [`Datapath::resync`] repairs what an error left undone.
+    pub fn apply_addresses(&mut self, events: impl IntoIterator<Item = Event<IpEntry>>) -> Result<(), Error> {
+        self.addresses.apply(events)
     }
 
-    /// Applies one change of a service frontend, as [`Datapath::apply_address`] does. A lookup finds a
+    /// Applies one change of a service frontend, as [`Datapath::apply_addresses`] does. A lookup finds a
     /// backend of the old list or of the new one; the list is switched at once, but where few of many
     /// backends change, they are written one by one, and only they.
     ///

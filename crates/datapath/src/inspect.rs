@@ -22,6 +22,7 @@ use crate::maps::lb::{
     TWO_SCOPES, TableKey, kind_of,
 };
 use crate::maps::lookup::{LookupTables, SourceRanges};
+use crate::maps::metrics::{Counter, Metrics};
 use crate::object::Pins;
 
 /// How often a frontend is read again when its table was replaced under the reader.
@@ -104,6 +105,14 @@ fn text<S: Serializer>(address: &L4Addr, serializer: S) -> Result<S::Ok, S::Erro
 
 fn words<T: std::fmt::Debug, S: Serializer>(name: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{name:?}"))
+}
+
+/// Packets and bytes by direction and reason, since the maps below a bpffs were made.
+///
+/// # Errors
+/// [`Error::Pin`] as [`Inspector::open`], and what the kernel refuses.
+pub fn counters(bpffs: &Path) -> Result<Vec<Counter>, Error> {
+    Metrics::open(&Pins::at(bpffs).maps)?.read()
 }
 
 /// The pinned maps of one node.

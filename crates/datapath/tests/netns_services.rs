@@ -66,6 +66,7 @@ fn netns_services_balance_fail_over_and_refuse() {
     }
     // The table is switched as a whole, and back.
     serve(&mut a, &[&remote]);
+    a.datapath(|d| assert_eq!((d.stats().frontends, d.stats().backends), (2, 2)));
     assert_eq!(client(&a, &c, "tcp", 20), BTreeMap::from([("remote".into(), 20)]));
     a.close();
     assert_eq!(client(&a, &c, "tcp", 5), BTreeMap::from([("remote".into(), 5)]), "without the agent");
@@ -78,6 +79,7 @@ fn netns_services_balance_fail_over_and_refuse() {
         let refused = BTreeMap::from([("ConnectionRefused".into(), 3)]);
         assert_eq!(client(&a, &c, kind, 3), refused, "{kind}");
     }
+    a.datapath(|d| assert_eq!((d.stats().frontends, d.stats().backends), (2, 0)));
     // What a listing no longer names is gone, also when an earlier agent left it.
     a.datapath(|d| d.apply_frontend(Event::Synced).unwrap());
     a.close();
@@ -85,7 +87,7 @@ fn netns_services_balance_fail_over_and_refuse() {
     a.datapath(|d| {
         d.apply_frontend(Event::Reset).unwrap();
         d.apply_frontend(Event::Synced).unwrap();
-        assert_eq!(d.stats().frontends, 0);
+        assert_eq!((d.stats().frontends, d.stats().backends), (0, 0));
     });
 }
 

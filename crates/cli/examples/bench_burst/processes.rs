@@ -130,7 +130,11 @@ impl Folders {
     /// The cache of cluster 1, of those in `peers`.
     pub(crate) fn cache(&self, peers: &Path) -> Result<Served> {
         self.serve("kvstoremesh", "cls-a", 1, LOCAL, "local-cls-a", |command| {
-            command.arg("--clustermesh-config").arg(peers).args(["--per-cluster-ready-timeout", "10m"]);
+            command
+                .arg("--clustermesh-config")
+                .arg(peers)
+                .args(["--per-cluster-ready-timeout", "10m"])
+                .args(["--api-serve-addr", "127.0.0.1:0"]);
         })
     }
 

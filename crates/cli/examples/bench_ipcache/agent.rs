@@ -1,28 +1,33 @@
 //! An agent's control plane of addresses: the sessions of all clusters, the merge, the datapath.
 
+use std::time::Instant;
+
 use causeway_mesh::merge::AddressMerger;
 use causeway_mesh::remote::{Options, RemoteChange, RemoteClusters, RemoteEvent};
 use causeway_model::{Event, IpEntry, NodeKey};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Failure;
 use super::node::Node;
 use super::shape::{Shape, local};
+use super::{Failure, Flags};
 
-pub(crate) struct Agent<'a> {
+/// Events that are taken together, as the agent takes them.
+const MANY: usize = 1024;
+
+pub(crate) struct Agent {
     shape: Shape,
-    node: &'a Node,
+    node: Node,
     merger: AddressMerger,
     events: mpsc::Receiver<RemoteEvent>,
     _readers: RemoteClusters,
     _peers: tempfile::TempDir,
 }
 
-impl<'a> Agent<'a> {
-    /// Sessions of all clusters of the shape, which the store at `url` holds.
-    pub(crate) async fn start(shape: Shape, url: &str, node: &'a Node) -> Result<Self, Failure> {
-        let peers = shape.peers(url)?;
+impl Agent {
+    /// Sessions of all clusters of the shape, which the store at `--dest` holds.
+    pub(crate) async fn start(shape: Shape, flags: &Flags, node: Node) -> Result<Self, Failure> {
+        let peers = shape.peers(flags, "dest")?;
         let (readers, events) =
             RemoteClusters::spawn(Options::agent(local()), peers.path().to_owned(), CancellationToken::new())
                 .await;
@@ -34,33 +39,49 @@ impl<'a> Agent<'a> {
     pub(crate) async fn read_all(&mut self) -> Result<(), Failure> {
         let mut left = self.shape.clusters * 4;
         while left > 0 {
-            let event = self.events.recv().await.ok_or("the readers ended")?;
-            left -= u32::from(ends_listing(&event.change));
-            self.apply(event)?;
+            let events = self.receive().await?;
+            left -= events.iter().filter(|event| ends_listing(&event.change)).count() as u32;
+            let changes = self.merge(events);
+            self.node.apply(changes).await?;
         }
         Ok(())
     }
 
-    /// Programs the next change; the entries it set.
-    pub(crate) async fn next(&mut self) -> Result<Vec<IpEntry>, Failure> {
-        let event = self.events.recv().await.ok_or("the readers ended")?;
-        self.apply(event)
+    /// Programs the next changes; the entries they set, and when the map held them.
+    pub(crate) async fn next(&mut self) -> Result<(Vec<IpEntry>, Instant), Failure> {
+        let events = self.receive().await?;
+        let changes = self.merge(events);
+        let upsert = |change: &Event<IpEntry>| match change {
+            Event::Upsert(entry) => Some(entry.clone()),
+            _ => None,
+        };
+        let set = changes.iter().filter_map(upsert).collect();
+        Ok((set, self.node.apply(changes).await?))
     }
 
-    fn apply(&mut self, event: RemoteEvent) -> Result<Vec<IpEntry>, Failure> {
-        let changes = match event.change {
-            RemoteChange::Address(change) => self.merger.apply_remote(&event.cluster, change),
-            RemoteChange::Node(change) => self.merger.apply_remote_node(&event.cluster, change),
-            _ => vec![],
-        };
-        let mut set = Vec::new();
-        for change in changes {
-            if let Event::Upsert(entry) = &change {
-                set.push(entry.clone());
-            }
-            self.node.apply(change)?;
+    /// Addresses in the node's map.
+    pub(crate) async fn entries(&self) -> Result<usize, Failure> {
+        self.node.entries().await
+    }
+
+    async fn receive(&mut self) -> Result<Vec<RemoteEvent>, Failure> {
+        let mut events = Vec::new();
+        match self.events.recv_many(&mut events, MANY).await {
+            0 => Err("the readers ended".into()),
+            _ => Ok(events),
         }
-        Ok(set)
+    }
+
+    fn merge(&mut self, events: Vec<RemoteEvent>) -> Vec<Event<IpEntry>> {
+        let mut changes = Vec::new();
+        for event in events {
+            changes.extend(match event.change {
+                RemoteChange::Address(change) => self.merger.apply_remote(&event.cluster, change),
+                RemoteChange::Node(change) => self.merger.apply_remote_node(&event.cluster, change),
+                _ => vec![],
+            });
+        }
+        changes
     }
 }
 

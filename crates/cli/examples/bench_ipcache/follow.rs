@@ -26,20 +26,20 @@ struct Sent {
 }
 
 impl Sent {
-    /// How long ago the change of this version was sent; none of ours has another.
-    fn ago(&self, version: u64) -> Option<Duration> {
+    /// How long before `now` the change of this version was sent; none of ours has another.
+    fn ago(&self, version: u64, now: Instant) -> Option<Duration> {
         let n = usize::try_from(version.checked_sub(self.first)?).ok()?;
         let at = self.at.get(n)?.load(Ordering::Relaxed);
-        Some(self.start.elapsed().saturating_sub(Duration::from_nanos(at)))
+        Some((now - self.start).saturating_sub(Duration::from_nanos(at)))
     }
 }
 
-pub(crate) async fn run(flags: &Flags, node: &Node) -> Result<(), Failure> {
+pub(crate) async fn run(flags: &Flags, node: Node) -> Result<(), Failure> {
     let shape = Shape::of(flags)?;
     let (rate, secs) = (flags.number("rate", 325)?.max(1), flags.number("secs", 5)?);
     let count = rate * secs;
     let (source, dest) = (flags.client("source").await?, flags.client("dest").await?);
-    let mut agent = Agent::start(shape, &flags.text("dest")?, node).await?;
+    let mut agent = Agent::start(shape, flags, node).await?;
     agent.read_all().await?;
     let watch = watch_endpoints(&dest).await?;
     let first = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros())?;
@@ -69,12 +69,13 @@ pub(crate) async fn run(flags: &Flags, node: &Node) -> Result<(), Failure> {
 }
 
 /// How long each change took until the map held it.
-async fn held(agent: &mut Agent<'_>, sent: &Sent, count: usize) -> Result<Vec<Duration>, Failure> {
+async fn held(agent: &mut Agent, sent: &Sent, count: usize) -> Result<Vec<Duration>, Failure> {
     let mut held = Vec::new();
     while held.len() < count {
-        for entry in agent.next().await? {
+        let (entries, now) = agent.next().await?;
+        for entry in entries {
             let version = entry.pod.and_then(|pod| version(pod.name.as_bytes()));
-            held.extend(version.and_then(|version| sent.ago(version)));
+            held.extend(version.and_then(|version| sent.ago(version, now)));
         }
     }
     Ok(held)
@@ -104,11 +105,12 @@ async fn shown(mut watch: WatchStream, sent: Arc<Sent>, count: u64) -> Result<Ve
     let mut latencies = Vec::new();
     while (latencies.len() as u64) < count {
         let message = watch.next().await.ok_or("a watch ended")??;
+        let now = Instant::now();
         let WatchMessage::Events(_, events) = message else {
             return Err(format!("a watch was ended: {message:?}").into());
         };
         for kv in events.into_iter().filter_map(|event| event.kv) {
-            latencies.extend(version(&kv.value).and_then(|version| sent.ago(version)));
+            latencies.extend(version(&kv.value).and_then(|version| sent.ago(version, now)));
         }
     }
     Ok(latencies)

@@ -17,6 +17,9 @@ mod flags;
 mod follow;
 mod limit;
 mod node;
+#[path = "../../src/agent/owner.rs"]
+#[allow(dead_code)]
+mod owner;
 #[path = "../../../mesh/examples/bench_mesh/shape.rs"]
 #[allow(dead_code)]
 mod shape;
@@ -27,7 +30,7 @@ use serde_json::json;
 
 use agent::Agent;
 use flags::Flags;
-use node::Node;
+use node::{Ground, Node};
 use shape::Shape;
 
 /// What ends a run early.
@@ -37,25 +40,27 @@ fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
     let command = args.next().unwrap_or_default();
     let flags = Flags::parse(args)?;
-    // Before there are other threads: the node is this process's own mounts, and a thread with its network.
-    let node = Node::open()?;
+    // Before there are other threads.
+    let ground = Ground::prepare()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    // On a worker, as the agent's tasks are: the main thread would have to be woken for every event.
+    runtime.block_on(runtime.spawn(async move {
+        let node = ground.open().await?;
         match command.as_str() {
-            "boot" => boot(&flags, &node).await,
-            "follow" => follow::run(&flags, &node).await,
+            "boot" => boot(&flags, node).await,
+            "follow" => follow::run(&flags, node).await,
             _ => Err("give a command: boot or follow".into()),
         }
-    })
+    }))?
 }
 
-async fn boot(flags: &Flags, node: &Node) -> Result<(), Failure> {
+async fn boot(flags: &Flags, node: Node) -> Result<(), Failure> {
     let shape = Shape::of(flags)?;
     let start = Instant::now();
-    let mut agent = Agent::start(shape, &flags.text("dest")?, node).await?;
+    let mut agent = Agent::start(shape, flags, node).await?;
     agent.read_all().await?;
     let seconds = start.elapsed().as_secs_f64();
-    let entries = node.entries()?;
+    let entries = agent.entries().await?;
     let expected = usize::try_from(shape.clusters * shape.endpoints)?;
     if entries < expected {
         return Err(format!("only {entries} of {expected} addresses are in the map").into());

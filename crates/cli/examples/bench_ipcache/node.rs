@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::time::Instant;
 
 use causeway_datapath::{Config, Datapath, PodNetwork};
 use causeway_lab::runtime::Cgroup;
@@ -11,18 +11,27 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::Failure;
+use super::owner::Owner;
 
 const CGROUP: &str = "causeway-bench-ipcache-";
 
+/// Where a node will be: this process's own mounts.
+pub(crate) struct Ground {
+    bpffs: PathBuf,
+    cgroup: NodeCgroup,
+    dir: tempfile::TempDir,
+}
+
+/// The datapath's thread, as the agent has it.
 pub(crate) struct Node {
-    datapath: Mutex<Datapath>,
+    owner: Owner,
     _cgroup: NodeCgroup,
     _dir: tempfile::TempDir,
 }
 
-impl Node {
-    /// Makes the node; to be called while there is one thread only.
-    pub(crate) fn open() -> Result<Self, Failure> {
+impl Ground {
+    /// To be made while there is one thread only.
+    pub(crate) fn prepare() -> Result<Self, Failure> {
         let dir = tempfile::tempdir()?;
         let bpffs = dir.path().join("bpf");
         std::fs::create_dir(&bpffs)?;
@@ -30,11 +39,15 @@ impl Node {
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), none)?;
-        let cgroup = NodeCgroup::new()?;
+        Ok(Self { bpffs, cgroup: NodeCgroup::new()?, dir })
+    }
+
+    /// Opens the node's datapath.
+    pub(crate) async fn open(self) -> Result<Node, Failure> {
         let config = Config {
-            bpffs,
-            cgroup: cgroup.0.clone(),
-            state_dir: dir.path().join("state"),
+            bpffs: self.bpffs,
+            cgroup: self.cgroup.0.clone(),
+            state_dir: self.dir.path().join("state"),
             node_ip: Ipv4Addr::new(172, 31, 0, 1),
             networks: vec![PodNetwork {
                 cidr: "10.250.0.0/24".parse()?,
@@ -45,24 +58,26 @@ impl Node {
             attach: None,
             balance: causeway_datapath::Balance::default(),
         };
-        // The network is that of a thread that ends; the maps are ours.
-        let opened = std::thread::spawn(move || -> Result<Datapath, String> {
-            unshare(CloneFlags::CLONE_NEWNET).map_err(|error| format!("a network namespace: {error}"))?;
+        // The network is that of the datapath's thread.
+        let owner = Owner::start(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root may have a network namespace");
             Datapath::open(config)
-                .map_err(|error| format!("{error}: {:?}", std::error::Error::source(&error)))
         });
-        let datapath = opened.join().map_err(|_| "the thread of the node panicked")??;
-        Ok(Self { datapath: Mutex::new(datapath), _cgroup: cgroup, _dir: dir })
+        Ok(Node { owner: owner.await?, _cgroup: self.cgroup, _dir: self.dir })
     }
+}
 
-    /// Programs a change of the ipcache.
-    pub(crate) fn apply(&self, event: Event<IpEntry>) -> Result<(), Failure> {
-        Ok(self.datapath.lock().map_err(|_| "a panic while the datapath was used")?.apply_address(event)?)
+impl Node {
+    /// Programs changes of the ipcache; when the map held them.
+    pub(crate) async fn apply(&self, events: Vec<Event<IpEntry>>) -> Result<Instant, Failure> {
+        let result = self.owner.run(move |datapath| (datapath.apply_addresses(events), Instant::now()));
+        let (result, at) = result.await?;
+        Ok(result.map(|()| at)?)
     }
 
     /// Addresses in the ipcache.
-    pub(crate) fn entries(&self) -> Result<usize, Failure> {
-        Ok(self.datapath.lock().map_err(|_| "a panic while the datapath was used")?.stats().addresses)
+    pub(crate) async fn entries(&self) -> Result<usize, Failure> {
+        Ok(self.owner.run(|datapath| datapath.stats().addresses).await?)
     }
 }
 

@@ -44,6 +44,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use crate::metrics::conntrack::Collections;
+use crate::metrics::packets::Packets;
 use crate::metrics::pressure::Pressure;
 use crate::metrics::remotes::Remotes;
 use crate::metrics::services::ServiceMetrics;
@@ -187,6 +188,7 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
     let pressure = Pressure::default();
     health.metrics.collect(pressure.clone());
     shutdown.spawn(pressure.follow(config.require("bpf-root")?, token.clone()));
+    health.metrics.collect(Packets { bpffs: config.require("bpf-root")? });
     let collections = Collections::default();
     health.metrics.collect(collections.clone());
     let interval = Interval::new(config.require::<GoDuration>("conntrack-gc-interval")?.0);

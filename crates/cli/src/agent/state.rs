@@ -35,6 +35,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// exempt them from masquerading are written as a whole.
 const SETTLE: Duration = Duration::from_millis(50);
 
+/// Events of the remote clusters that are taken together: a listing brings hundreds of thousands.
+const MANY: usize = 1024;
+
 /// Where Kubernetes says in which zone a node is.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
@@ -182,6 +185,7 @@ impl State {
         let mut settled = tokio::time::interval(SETTLE);
         settled.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failed = false;
+        let mut events = Vec::new();
         loop {
             let changes = tokio::select! {
                 Some(event) = sources.nodes.next() => {
@@ -192,10 +196,10 @@ impl State {
                 Some(event) = sources.services.next() => self.local_service(event),
                 Some(event) = sources.slices.next() => frontends(self.services.apply_slice(event)),
                 Some(event) = sources.host_ports.next() => frontends(self.services.apply_host_ports(event)),
-                event = sources.remotes.recv() => match event {
-                    Some(event) => self.remote(event, &sources.health),
-                    None if shutdown.is_cancelled() => return Ok(()),
-                    None => bail!("the readers of the remote clusters have ended"),
+                count = sources.remotes.recv_many(&mut events, MANY) => match count {
+                    0 if shutdown.is_cancelled() => return Ok(()),
+                    0 => bail!("the readers of the remote clusters have ended"),
+                    _ => self.remotes(events.drain(..), &sources.health),
                 },
                 Some(look) = self.looks.1.recv() => {
                     look(&self.services);
@@ -229,10 +233,10 @@ impl State {
                         );
                     }
                     // A cluster is shown as read when all of it has been sent, not when all was taken.
-                    while let Ok(event) = sources.remotes.try_recv() {
-                        let changes = self.remote(event, &sources.health);
-                        failed |= !self.program(changes).await?;
-                    }
+                    let sent = sources.remotes.len();
+                    let sent = std::iter::from_fn(|| sources.remotes.try_recv().ok()).take(sent);
+                    let changes = self.remotes(sent, &sources.health);
+                    failed |= !self.program(changes).await?;
                     failed |= !self.complete().await?;
                 }
             }
@@ -267,6 +271,16 @@ impl State {
 
     fn local_address(&mut self, event: Event<IpEntry>) -> Changes {
         Changes { addresses: self.addresses.apply_local(event), frontends: vec![] }
+    }
+
+    fn remotes(&mut self, events: impl Iterator<Item = RemoteEvent>, health: &Feed) -> Changes {
+        let mut changes = Changes::default();
+        for event in events {
+            let more = self.remote(event, health);
+            changes.addresses.extend(more.addresses);
+            changes.frontends.extend(more.frontends);
+        }
+        changes
     }
 
     fn remote(&mut self, event: RemoteEvent, health: &Feed) -> Changes {
@@ -318,11 +332,8 @@ impl State {
         }
         let result = self.owner.run(move |datapath| {
             // Every change is tried, so that one the kernel refuses keeps none of the others back.
-            let mut result = Ok(());
             let services = !changes.frontends.is_empty();
-            for event in changes.addresses {
-                result = result.and(datapath.apply_address(event));
-            }
+            let mut result = datapath.apply_addresses(changes.addresses);
             for event in changes.frontends {
                 result = result.and(datapath.apply_frontend(event));
             }
@@ -361,7 +372,7 @@ impl State {
             for frontend in frontends.into_values() {
                 datapath.apply_frontend(Event::Upsert(frontend))?;
             }
-            datapath.apply_address(Event::Synced)?;
+            datapath.apply_addresses([Event::Synced])?;
             datapath.apply_frontend(Event::Synced)?;
             datapath.end_stale_sockets();
             Ok::<_, causeway_datapath::Error>(())

@@ -14,6 +14,8 @@ mod summary;
 mod troubleshoot;
 mod write;
 
+pub(crate) use troubleshoot::{TroubleshootArgs, run as troubleshoot};
+
 use std::path::PathBuf;
 use std::time::Duration;
 

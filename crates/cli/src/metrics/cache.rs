@@ -99,6 +99,10 @@ impl Collector for Caching {
         let bootstrap = self.bootstrap.get().map_or(0.0, Duration::as_secs_f64);
         let help = "How long it took until the remote clusters were cached";
         gauges(&mut encoder, &name("bootstrap_seconds"), help, [(source, bootstrap)])?;
+        // Every replica has a store of its own, and is the one that fills it.
+        let leads = vec![("name", "kvstoremesh".to_owned())];
+        let help = "1 where this process is the one that caches";
+        gauges(&mut encoder, &name("leader_election_master_status"), help, [(leads, 1.0)])?;
         let (read, written) = (self.cache.changes().0.borrow().clone(), self.cache.status());
         let completed = of_all("read", &read).chain(of_all("write", &written));
         let help = "1 once everything of a scope was read, and once it was in the store";

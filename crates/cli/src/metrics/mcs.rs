@@ -95,6 +95,7 @@ mod tests {
         let metrics = Metrics::new("operator", "1");
         metrics.collect(Mcs(board));
         let text = metrics.encode();
+        crate::metrics::tests::scrape::compare("operator", &text, true);
         for line in [
             r#"cilium_operator_mcsapi_serviceexport_info{serviceexport="cart",namespace="shop"} 1.0"#,
             r#"cilium_operator_mcsapi_serviceexport_status_condition{serviceexport="cart",namespace="shop",condition="Conflict",status="True",reason="PortConflict"} 1.0"#,

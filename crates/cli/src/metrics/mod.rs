@@ -2,8 +2,8 @@
 //!
 //! [`remotes`] tells what a reader knows of its remote clusters, [`publish`] how far a publisher is,
 //! [`kvstore`] what is asked of a store, [`cache`] both for the cache, [`services`] what an agent balances,
-//! [`pressure`] how full the kernel's maps are, [`conntrack`] what removing entries from them costs, [`mcs`] what the
-//! operator imports, [`health`] which nodes answer. [`dns`] has CoreDNS' names.
+//! [`pressure`] how full the kernel's maps are, [`packets`] what became of packets, [`conntrack`] what removing entries
+//! from maps costs, [`mcs`] what the operator imports, [`health`] which nodes answer. [`dns`] has CoreDNS' names.
 
 pub(crate) mod cache;
 pub(crate) mod conntrack;
@@ -11,6 +11,7 @@ pub(crate) mod dns;
 pub(crate) mod health;
 pub(crate) mod kvstore;
 pub(crate) mod mcs;
+pub(crate) mod packets;
 pub(crate) mod pressure;
 pub(crate) mod publish;
 pub(crate) mod remotes;

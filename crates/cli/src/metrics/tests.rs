@@ -1,6 +1,6 @@
 //! Scrapes over HTTP, compared with the list of names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use causeway_datapath::inspect::Usage;
 use causeway_kvstore::server::{Access, Server};
 use causeway_kvstore::{Pair, Store, StoreOptions, WriteOp};
 use causeway_mesh::cache::{self, Cache};
+use causeway_mesh::health::{self, Way};
 use causeway_mesh::keys::{self, Kind, Layout};
 use causeway_mesh::publish::{
     self, Op, Options, PublishStatus, Publisher, Sink, SinkError, Sources, StoreSink,
@@ -26,13 +27,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{CacheMetrics, Caching};
+use super::health::{Latency, Statuses};
 use super::kvstore::{KvstoreMetrics, Measured};
 use super::pressure::Pressure;
 use super::publish::Publishing;
 use super::remotes::Remotes;
-use super::{AGENT, APISERVER, KVSTOREMESH};
+use super::{AGENT, APISERVER, KVSTOREMESH, packets};
+use scrape::compare;
 
-const NAMES: &str = include_str!("cilium-names.txt");
+#[path = "../../tests/common/scrape.rs"]
+pub(super) mod scrape;
 
 fn cluster() -> ClusterInfo {
     let max_clusters = MaxClusters::C255;
@@ -60,37 +64,6 @@ async fn scrape(metrics: Metrics) -> String {
     body.to_owned()
 }
 
-/// The names of a scrape with the labels of their samples, as the list writes them.
-fn exposed(text: &str) -> BTreeMap<String, BTreeSet<String>> {
-    let histograms: Vec<&str> =
-        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" histogram")).collect();
-    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for line in text.lines().filter(|line| !line.starts_with('#') && line.contains('{')) {
-        let (name, rest) = line.split_once('{').unwrap();
-        let name = histograms.iter().find(|h| name.strip_suffix("_count") == Some(**h)).unwrap_or(&name);
-        let (labels, _) = rest.rsplit_once('}').unwrap();
-        let mut labels: Vec<&str> =
-            labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0)).collect();
-        labels.sort_unstable();
-        found.entry((*name).to_owned()).or_default().insert(labels.join(","));
-    }
-    found
-}
-
-fn compare(role: &str, text: &str) {
-    let found = exposed(text);
-    let mut compared = 0;
-    for line in NAMES.lines().filter(|line| !line.starts_with('#')) {
-        let [of, name, labels] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
-        if of == role {
-            let samples = found.get(name).unwrap_or_else(|| panic!("{name} is missing in\n{text}"));
-            assert_eq!(*samples, BTreeSet::from([labels.to_owned()]), "{name}");
-            compared += 1;
-        }
-    }
-    assert!(compared > 5, "the list has names of {role}");
-}
-
 #[tokio::test]
 async fn an_agent_exposes_every_name() {
     let metrics = Metrics::new("agent", "test");
@@ -116,11 +89,16 @@ async fn an_agent_exposes_every_name() {
         status: receiver,
         global_services: Some(Arc::new(AtomicUsize::new(4))),
     });
+    metrics.collect(packets::given());
+    let source = vec![("source_cluster", "cls-a".to_owned()), ("source_node_name", "n1".to_owned())];
+    let (_report, report) = watch::channel(Arc::default());
+    metrics.collect(Statuses { source: source.clone(), report });
+    Latency::register(&metrics, source).measured(Way::Tunnel, health::Kind::Icmp, Duration::from_millis(1));
     let pressure = Pressure::default();
     pressure.set(vec![Usage { name: "cw_lb_frontends", entries: 16_384, max: 65_536 }]);
     metrics.collect(pressure);
     let text = scrape(metrics.clone()).await;
-    compare("agent", &text);
+    compare("agent", &text, true);
     assert!(text.contains("cilium_bpf_map_pressure{map_name=\"cw_lb_frontends\"} 0.25"), "{text}");
     let labels = "{source_cluster=\"cls-a\",source_node_name=\"n1\",target_cluster=\"cls-b\"}";
     for (tail, value) in [
@@ -215,7 +193,7 @@ async fn a_mesh_server_exposes_every_name() {
     let complete = tokio::time::timeout(Duration::from_secs(60), complete).await.unwrap().unwrap().clone();
     assert!(complete.bootstrap.is_some_and(|time| time > Duration::ZERO));
     let text = scrape(metrics).await;
-    compare("apiserver", &text);
+    compare("apiserver", &text, true);
     for line in [
         "kvstore_initial_sync_completed{scope=\"ip/v1\",source_cluster=\"cls-a\",action=\"write\"} 1.0",
         "kvstore_sync_errors_total{scope=\"ip/v1\",source_cluster=\"cls-a\"} 1",
@@ -299,7 +277,7 @@ async fn a_cache_exposes_every_name() {
     says(&format!("kvstore_sync_queue_size{{{of_ip}}} 1")).await;
     store.set_space_alarm(false).unwrap();
     let text = says(&format!("kvstore_sync_queue_size{{{of_ip}}} 0")).await;
-    compare("kvstoremesh", &text);
+    compare("kvstoremesh", &text, true);
     for line in [
         "bootstrap_seconds{source_cluster=\"cls-a\"} 1.5",
         "remote_cluster_readiness_status{source_cluster=\"cls-a\",target_cluster=\"cls-b\"} 1.0",

@@ -9,6 +9,8 @@ mod forwarding;
 mod health;
 mod names;
 mod operator;
+#[path = "../common/scrape.rs"]
+mod scrape;
 mod servers;
 mod services;
 mod steps;

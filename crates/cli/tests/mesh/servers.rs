@@ -5,6 +5,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::clusters::{Clusters, ONE, TWO, until};
+use crate::scrape::compare;
 
 /// Kills the processes; nothing else happens, so every request is answered until others run in their place.
 fn replaced(mesh: &Clusters, url: &str, cluster: &str, killed: &[Pid]) {
@@ -26,6 +27,17 @@ fn changes_arrive(mesh: &Clusters, url: &str) {
     mesh.always_answered_by(url, &[ONE, TWO]);
 }
 
+/// An agent, a mesh server and its cache expose every name.
+fn scrapes(mesh: &Clusters, node: &str) {
+    let server = ["-n", "kube-system", "get", "pods", "-l", "k8s-app=clustermesh-apiserver", "-o"];
+    let server = mesh.kubectl(ONE, &[&server[..], &["jsonpath={.items[0].status.podIP}"]].concat());
+    let scrape = |at: &str| mesh.on_node(ONE, node, &["curl", "-s", &format!("http://{at}/metrics")]);
+    compare("agent", &scrape("127.0.0.1:9879"), false);
+    let server = scrape(&format!("{server}:9880"));
+    compare("apiserver", &server, false);
+    compare("kvstoremesh", &server, false);
+}
+
 #[test]
 fn netns_the_cache_and_what_it_reads_are_killed_and_no_request_is_lost() {
     let mesh = Clusters::up("t-cache");
@@ -40,6 +52,7 @@ fn netns_the_cache_and_what_it_reads_are_killed_and_no_request_is_lost() {
     let url = mesh.web();
     mesh.answered_by(&url, &[ONE, TWO]);
     // The cache is part of the first cluster's mesh server; it reads the second's.
+    scrapes(&mesh, &node);
     for cluster in [ONE, TWO] {
         replaced(&mesh, &url, cluster, &mesh.apiservers(cluster));
         // Now it is gone for ten seconds, as the kubelet has it, and what happens then is not missed.

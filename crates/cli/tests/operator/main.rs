@@ -7,4 +7,6 @@ mod fixture;
 mod kubernetes;
 mod mcs;
 mod replicas;
+#[path = "../common/scrape.rs"]
+mod scrape;
 mod slices;

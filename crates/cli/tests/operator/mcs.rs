@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::Mesh;
 use crate::kubernetes::{Kubernetes, until};
+use crate::scrape::compare;
 
 const MCS: &[&str] = &["--clustermesh-enable-mcs-api"];
 
@@ -126,7 +127,7 @@ fn ready_headless(import: &Value) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_own_export_has_conditions_and_conflicts() {
     let (kube, mesh) = (Kubernetes::start().await, Mesh::start().await);
-    let _operator = kube.operator(&mesh.peers(), MCS).await;
+    let operator = kube.operator(&mesh.peers(), MCS).await;
     let name = crd::ServiceExport::DEFINITION;
     let definitions = kube.client.clone();
     until(name, async || {
@@ -166,6 +167,7 @@ async fn an_own_export_has_conditions_and_conflicts() {
     export(&mesh, json!({ "sessionAffinity": "ClientIP" }));
     kube.wait(&exports, "cart", |e| condition(e, "Conflict") == Some(("True", "SessionAffinityConflict")))
         .await;
+    compare("operator", &operator.get("/metrics").unwrap().1, false);
     // The import lives as long as one cluster exports.
     exports.delete("cart", &DeleteParams::default()).await.unwrap();
     kube.wait(&kube.imports(), "cart", |i| i["status"]["clusters"] == json!([{ "cluster": "cls-b" }])).await;

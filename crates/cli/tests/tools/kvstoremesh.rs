@@ -11,7 +11,8 @@ use causeway_kvstore::client::{Client, ClientConfig};
 use causeway_kvstore::tls::TlsFiles;
 use causeway_mesh::keys::Kind;
 
-use crate::fixture::{GOOD, Mesh, PATIENCE, certificate};
+use crate::fixture::{GOOD, Mesh, PATIENCE, certificate, stderr, stdout};
+use crate::scrape::compare;
 
 const LOCAL: &str = "clustermesh-apiserver.kube-system.svc";
 
@@ -89,7 +90,7 @@ async fn caches_serves_and_ends() {
     // At first the peer cannot be reached.
     mesh.peer("cls-b", &[free_port()], &mesh.host());
     let (port, health) = (free_port(), free_port());
-    let health_at: SocketAddr = ([127, 0, 0, 1], health).into();
+    let [health_at, api]: [SocketAddr; 2] = [health, free_port()].map(|port| ([127, 0, 0, 1], port).into());
     let mut process = Process(
         causeway()
             .args(["--listen", &format!("127.0.0.1:{port}"), "--health-listen", &health_at.to_string()])
@@ -99,6 +100,7 @@ async fn caches_serves_and_ends() {
             .arg(at("tls"))
             .env("CILIUM_CLUSTERMESH_CONFIG", mesh.peers())
             .args(["--per-cluster-ready-timeout", "10m"])
+            .args(["--api-serve-addr", &api.to_string()])
             .args(["--advertise-client-urls", &format!("https://{LOCAL}:{port}")])
             .args(["--quota-backend-bytes", "123456789", "--auto-compaction-retention", "1s"])
             .stderr(Stdio::null())
@@ -148,6 +150,7 @@ async fn caches_serves_and_ends() {
         (revision != "0").then_some(text)
     })
     .await;
+    compare("kvstoremesh", &metrics, false);
     for line in [
         "etcd_server_quota_backend_bytes 123456789",
         "# TYPE etcd_mvcc_put counter",
@@ -159,6 +162,33 @@ async fn caches_serves_and_ends() {
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }
+    // What the cache says of itself, to Cilium's tool and to ours.
+    let (code, seen) = get(api, "/v1/cluster").unwrap();
+    let seen: serde_json::Value = serde_json::from_str(&seen).unwrap();
+    assert_eq!((code, seen.as_array().unwrap().len()), (200, 1));
+    let seen = &seen[0];
+    assert_eq!((&seen["name"], &seen["ready"]), (&"cls-b".into(), &true.into()), "{seen}");
+    assert_eq!((&seen["num-endpoints"], &seen["num-failures"].is_u64()), (&2.into(), &true), "{seen}");
+    assert_eq!(
+        (&seen["config"]["cluster-id"], &seen["synced"]["endpoints"]),
+        (&2.into(), &true.into()),
+        "{seen}"
+    );
+    assert_eq!(get(api, "/metrics").unwrap().0, 404);
+    let dbg = async |args: &[&str]| {
+        let output = crate::fixture::causeway(&[&["kvstoremesh-dbg"][..], args].concat()).await;
+        (output.status.success(), stdout(&output) + &stderr(&output))
+    };
+    let (host, nobody) = (api.to_string(), format!("127.0.0.1:{}", free_port()));
+    let (done, text) = dbg(&["status", "--verbose", "-H", &host]).await;
+    assert!(done && text.starts_with("KVStoreMesh: 1/1 remote clusters ready\n   cls-b: ready, "), "{text}");
+    let (done, text) = dbg(&["status", "-H", &host, "-o", "json"]).await;
+    assert!(done && text.contains("\"cls-b\""), "{text}");
+    let (done, text) = dbg(&["status", "-H", &nobody]).await;
+    assert!(!done && text.contains("api-serve-addr"), "{text}");
+    let peers = mesh.peers().display().to_string();
+    let (done, text) = dbg(&["troubleshoot", "--clustermesh-config", &peers]).await;
+    assert!(done && text.contains("result: works"), "{text}");
     let state: serde_json::Value = serde_json::from_str(&get(health_at, "/debug/state").unwrap().1).unwrap();
     assert_eq!(state["remotes"]["cls-b"]["num-endpoints"], 2);
     assert_eq!(state["store"]["full"], false);

@@ -3,4 +3,6 @@
 mod fixture;
 mod kvstore;
 mod kvstoremesh;
+#[path = "../common/scrape.rs"]
+mod scrape;
 mod troubleshoot;

@@ -24,6 +24,8 @@ use steps::{difference, steps};
 pub(crate) struct Frontends {
     balance: Balance,
     desired: Collection<lb::Frontend>,
+    /// Of all of them; asked after every change, whatever it was.
+    backends: usize,
     maps: Maps,
     references: References,
     /// What the slots of a frontend's list hold, in their order, where we have written or read them.
@@ -57,6 +59,7 @@ impl Frontends {
         Ok(Self {
             balance,
             desired: Collection::new(),
+            backends: 0,
             maps,
             references,
             written: BTreeMap::new(),
@@ -74,6 +77,8 @@ impl Frontends {
             result = result.and(match change {
                 Change::Set(address, before) => {
                     let now = self.desired.get(&address).expect("it has just been set").clone();
+                    self.backends += now.backends.len();
+                    self.backends -= before.as_ref().map_or(0, |before| before.backends.len());
                     let (gone, new) = between(before.as_ref(), Some(&now));
                     // New backends are known before a frontend names them, old ones as long as it does.
                     let added = self.references.add(&new);
@@ -81,6 +86,7 @@ impl Frontends {
                     added.and(set).and(self.references.release(&gone))
                 }
                 Change::Gone(address, before) => {
+                    self.backends -= before.backends.len();
                     let removed = self.remove(address.into());
                     removed.and(self.references.release(&between(Some(&before), None).0))
                 }
@@ -316,6 +322,6 @@ impl Frontends {
 
     /// How many frontends, and how many backends they have together.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        (self.desired.len(), self.desired.iter().map(|(_, f)| f.backends.len()).sum())
+        (self.desired.len(), self.backends)
     }
 }

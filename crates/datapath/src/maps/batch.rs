@@ -1,4 +1,4 @@
-//! Reading large hash maps: thousands of entries with a call instead of one with two calls.
+//! Reading and writing large hash maps: thousands of entries with a call instead of one.
 
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd};
@@ -10,8 +10,10 @@ use super::table::Plain;
 
 /// `BPF_MAP_LOOKUP_BATCH` of linux/bpf.h.
 const LOOKUP_BATCH: libc::c_long = 24;
+/// `BPF_MAP_UPDATE_BATCH`, the same.
+const UPDATE_BATCH: libc::c_long = 26;
 /// Entries a call; more than a bucket of any of our maps holds.
-const CHUNK: usize = 4096;
+pub(super) const CHUNK: usize = 4096;
 
 /// `struct { … } batch` of `union bpf_attr`.
 #[repr(C)]
@@ -74,5 +76,28 @@ where
             return Ok(());
         }
         (cursor, first) = (next, false);
+    }
+}
+
+/// Writes entries in their order, [`CHUNK`] of them at most: how many of the first the kernel took. It stops at
+/// one it refuses. Of the same key the last one stays.
+pub(super) fn update<K: Plain, V: Plain>(map: &MapData, entries: &[(K, V)]) -> usize {
+    debug_assert!(entries.len() <= CHUNK);
+    let keys: Vec<K> = entries.iter().map(|(key, _)| *key).collect();
+    let values: Vec<V> = entries.iter().map(|(_, value)| *value).collect();
+    let mut attr = Attr {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: entries.len() as u32,
+        map_fd: map.fd().as_fd().as_raw_fd().cast_unsigned(),
+        ..Attr::default()
+    };
+    // SAFETY: both pointers are to memory of ours that lives over the call and is as long as `count` says.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, UPDATE_BATCH, &raw mut attr, size_of::<Attr>()) };
+    match usize::try_from(attr.count).unwrap_or(0) {
+        _ if result == 0 => entries.len(),
+        // A kernel that does not know the call leaves the count as it was.
+        taken if taken < entries.len() => taken,
+        _ => 0,
     }
 }

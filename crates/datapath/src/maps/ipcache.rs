@@ -75,6 +75,15 @@ impl Ipcache {
         self.prefixes.insert(&trie_key(prefix), Raw(value), 0).map_err(lpm)
     }
 
+    /// Sets many, in their order; every one is tried.
+    pub(crate) fn set_all(&mut self, entries: &[(IpNet, Remote)]) -> Result<(), Error> {
+        let (hosts, prefixes): (Vec<_>, Vec<_>) = entries.iter().partition(|(prefix, _)| is_host(*prefix));
+        let hosts: Vec<(Address, Remote)> =
+            hosts.into_iter().map(|(prefix, value)| (prefix.addr().into(), value)).collect();
+        let result = self.hosts.set_all(&hosts);
+        prefixes.into_iter().fold(result, |result, (prefix, value)| result.and(self.set(prefix, value)))
+    }
+
     pub(crate) fn remove(&mut self, prefix: IpNet) -> Result<(), Error> {
         if is_host(prefix) {
             return self.hosts.remove(&prefix.addr().into());

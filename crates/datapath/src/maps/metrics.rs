@@ -1,7 +1,9 @@
 //! `cw_metrics`: packets and bytes by reason and direction.
 
+use std::path::Path;
+
 use aya::Ebpf;
-use aya::maps::{MapData, PerCpuHashMap};
+use aya::maps::{Map, MapData, PerCpuHashMap};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{Raw, table};
@@ -51,6 +53,12 @@ impl std::fmt::Debug for Metrics {
 impl Metrics {
     pub(crate) fn take(object: &mut Ebpf) -> Result<Self, Error> {
         let map = table::take(object, NAME)?;
+        Ok(Self(PerCpuHashMap::try_from(map).map_err(|source| Error::Map { map: NAME, source })?))
+    }
+
+    /// Opens the pinned map of a node's agent, for looking.
+    pub(crate) fn open(pins: &Path) -> Result<Self, Error> {
+        let map = Map::PerCpuHashMap(table::pinned(pins, NAME)?);
         Ok(Self(PerCpuHashMap::try_from(map).map_err(|source| Error::Map { map: NAME, source })?))
     }
 

@@ -6,6 +6,7 @@ use aya::Ebpf;
 use aya::maps::{HashMap, IterableMap, Map, MapData, MapError, MapType};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::batch;
 use crate::Error;
 
 /// A value without padding, in the form aya takes.
@@ -65,6 +66,20 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     pub(crate) fn set(&mut self, key: K, value: V) -> Result<(), Error> {
         self.map.insert(Raw(key), Raw(value), 0).map_err(|source| self.error(source))
+    }
+
+    /// Sets many keys, in their order. Every one is tried, so that one the kernel refuses keeps none of the others
+    /// back.
+    pub(crate) fn set_all(&mut self, entries: &[(K, V)]) -> Result<(), Error> {
+        let mut result = Ok(());
+        for chunk in entries.chunks(batch::CHUNK) {
+            let taken = if chunk.len() == 1 { 0 } else { batch::update(self.map.map(), chunk) };
+            // What was not taken with the others tells on its own why.
+            for (key, value) in &chunk[taken..] {
+                result = result.and(self.set(*key, *value));
+            }
+        }
+        result
     }
 
     /// Removes a key; one that is not there is fine.

@@ -254,9 +254,8 @@ impl Node {
         });
         let entries: Vec<IpEntry> = pods.chain(fallback).collect();
         self.datapath(move |d| {
-            d.apply_address(Event::Reset).unwrap();
-            entries.into_iter().for_each(|e| d.apply_address(Event::Upsert(e)).unwrap());
-            d.apply_address(Event::Synced).unwrap();
+            let listed = entries.into_iter().map(Event::Upsert);
+            d.apply_addresses([Event::Reset].into_iter().chain(listed).chain([Event::Synced])).unwrap();
             d.set_pod_cidrs(cidrs, true).unwrap();
         });
     }

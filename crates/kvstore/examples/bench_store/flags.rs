@@ -1,6 +1,7 @@
 //! The command line and the connections it asks for.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use causeway_kvstore::client::{Client, ClientConfig};
@@ -9,16 +10,13 @@ use causeway_kvstore::tls::TlsFiles;
 use super::Failure;
 
 /// Every name there is: a misspelt one must not measure something else.
-const NAMES: [&str; 18] = [
-    "ca",
-    "cert",
+const NAMES: [&str; 16] = [
     "connections",
     "count",
     "endpoint",
     "events",
     "first",
     "in-flight",
-    "key",
     "keys",
     "listen",
     "page",
@@ -26,6 +24,7 @@ const NAMES: [&str; 18] = [
     "prefixes",
     "rate",
     "secs",
+    "tls",
     "warmup-secs",
     "watchers",
 ];
@@ -59,10 +58,9 @@ impl Flags {
         self.0.get(name).map_or(Ok(default), |v| v.parse().map_err(|e| format!("--{name}: {e}").into()))
     }
 
-    /// The files for mutual TLS, if all are given.
+    /// The files for mutual TLS, if a folder with them is given.
     pub(crate) fn tls(&self) -> Option<TlsFiles> {
-        let file = |name| self.0.get(name).map(Into::into);
-        Some(TlsFiles { ca: file("ca")?, cert: file("cert")?, key: file("key")? })
+        self.0.get("tls").map(|dir| TlsFiles::in_dir(Path::new(dir)))
     }
 
     fn config(&self) -> Result<ClientConfig, Failure> {

@@ -9,8 +9,8 @@
 //! bench_store list  --endpoint URL --pid PID [--prefixes 250] [--page 256] [--secs 2]
 //! bench_store watch --endpoint URL --pid PID [--watchers 100] [--connections 10] [--events 2000] [--rate 0]
 //! ```
-//! All take `--ca`, `--cert` and `--key` for mutual TLS. `--pid` is the server's process, whose CPU time and
-//! memory are read from `/proc`. Values are 256 bytes.
+//! All take `--tls DIR`, a folder with `ca.crt`, `tls.crt` and `tls.key`, for mutual TLS. `--pid` is the server's
+//! process, whose CPU time and memory are read from the system. Values are 256 bytes.
 
 mod flags;
 mod load;

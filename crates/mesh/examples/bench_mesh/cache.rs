@@ -18,11 +18,15 @@ use super::{Failure, Flags};
 
 pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
     let shape = Shape::of(flags)?;
-    let dir = shape.peers(&flags.text("source")?)?;
+    let dir = shape.peers(flags, "source")?;
     let listener = tokio::net::TcpListener::bind(flags.text("listen")?).await?;
     let (start, stop) = (Instant::now(), CancellationToken::new());
     let store = Store::new(StoreOptions::default());
-    let server = tokio::spawn(Server::plaintext(store.clone(), Access::open()).serve(listener, stop.clone()));
+    let server = match flags.tls() {
+        Some(files) => Server::mutual_tls(store.clone(), Access::open(), files)?,
+        None => Server::plaintext(store.clone(), Access::open()),
+    };
+    let server = tokio::spawn(server.serve(listener, stop.clone()));
     let mut options = Options::new(local());
     options.heartbeat = Some(Duration::from_secs(60));
     let mut watcher = store.watch(WatchOptions::prefix(format!("{}/", keys::SYNCED), 1));

@@ -1,14 +1,16 @@
 //! The command line and the connections it asks for.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use causeway_kvstore::client::{Client, ClientConfig};
+use causeway_kvstore::tls::TlsFiles;
 
 use super::Failure;
 
 /// Every name there is: a misspelt one must not measure something else.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     "causeway",
     "changes",
     "clusters",
@@ -24,6 +26,7 @@ const NAMES: [&str; 15] = [
     "rates",
     "secs",
     "source",
+    "tls",
 ];
 
 /// `--name value` pairs.
@@ -55,11 +58,16 @@ impl Flags {
         self.0.get(name).map_or(Ok(default), |v| v.parse().map_err(|e| format!("--{name}: {e}").into()))
     }
 
+    /// The files for mutual TLS, if a folder with them is given.
+    pub(crate) fn tls(&self) -> Option<TlsFiles> {
+        self.0.get("tls").map(|dir| TlsFiles::in_dir(Path::new(dir)))
+    }
+
     /// A connection to the URL a flag gives.
     pub(crate) async fn client(&self, name: &str) -> Result<Client, Failure> {
         let config = ClientConfig {
             endpoints: vec![self.text(name)?],
-            tls: None,
+            tls: self.tls(),
             resolve: BTreeMap::new(),
             timeout: Duration::from_secs(120),
         };

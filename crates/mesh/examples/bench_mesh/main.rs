@@ -14,7 +14,8 @@
 //! ```
 //! `churn` changes endpoints at the source (`--rate 0 --changes N`: as fast as it goes) and follows them at the source and
 //! at the destination; it fails if a change is lost, out of order, or not there in the end. `--pids` are the
-//! processes whose CPU time counts.
+//! processes whose CPU time counts. All but `scale` and `agent` take `--tls DIR`, a folder with `ca.crt`, `tls.crt` and
+//! `tls.key`, for mutual TLS at either end.
 
 mod agent;
 mod cache;

@@ -15,7 +15,7 @@ use super::{Failure, Flags};
 
 pub(crate) async fn run(flags: &Flags) -> Result<(), Failure> {
     let shape = Shape::of(flags)?;
-    let dir = shape.peers(&flags.text("source")?)?;
+    let dir = shape.peers(flags, "source")?;
     let before = resident("self")?;
     let start = Instant::now();
     let stop = CancellationToken::new();

@@ -126,7 +126,11 @@ async fn cache(flags: &Flags, clusters: &Clusters) -> Result<(Child, u16), Failu
     command.args(["--listen", &format!("127.0.0.1:{port}")]);
     command.args(["--health-listen", &format!("127.0.0.1:{health}")]);
     // Ready is when all are there, not when those that are not there have had their chance.
-    command.args(["--per-cluster-ready-timeout", "10m"]).arg("--config-dir").arg(config.path());
+    command
+        .args(["--per-cluster-ready-timeout", "10m"])
+        .args(["--api-serve-addr", "127.0.0.1:0"])
+        .arg("--config-dir")
+        .arg(config.path());
     command.arg("--clustermesh-config").arg(clusters.peers(None, "remote")?);
     command.arg("--tls-dir").arg(clusters.tls()?);
     command.env("CAUSEWAY_MAX_CONNECTED_CLUSTERS", own.max_clusters.max_id().to_string());

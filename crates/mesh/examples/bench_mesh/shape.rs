@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use causeway_kvstore::client::{Client, WatchMessage, WatchStream};
+use causeway_kvstore::tls::TlsFiles;
 use causeway_kvstore::{KeyRange, WatchOptions, pb};
 use causeway_mesh::keys::{self, Kind, Layout};
 use causeway_mesh::wire::{Entry, config};
@@ -64,11 +65,17 @@ impl Shape {
         (1..=self.clusters).map(|n| info(&format!("cls-{n:03}"), n))
     }
 
-    /// A folder with one configuration per cluster, all of the same store.
-    pub(crate) fn peers(self, url: &str) -> Result<tempfile::TempDir, Failure> {
+    /// A folder with one configuration per cluster, all of the store at the URL that a flag gives.
+    pub(crate) fn peers(self, flags: &Flags, url: &str) -> Result<tempfile::TempDir, Failure> {
         let dir = tempfile::tempdir()?;
+        let mut text = format!("endpoints:\n- {}\n", flags.text(url)?);
+        if let Some(TlsFiles { ca, cert, key }) = flags.tls() {
+            for (name, path) in [("trusted-ca-file", ca), ("cert-file", cert), ("key-file", key)] {
+                text += &format!("{name}: {}\n", path.display());
+            }
+        }
         for of in self.all() {
-            std::fs::write(dir.path().join(of.name.as_str()), format!("endpoints:\n- {url}\n"))?;
+            std::fs::write(dir.path().join(of.name.as_str()), &text)?;
         }
         Ok(dir)
     }

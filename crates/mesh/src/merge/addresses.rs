@@ -31,6 +31,8 @@ struct Source {
     /// What its endpoints claim by; its nodes have claims of their own.
     endpoint: Arc<Claim>,
     nodes: Collection<NodeClaims>,
+    /// An endpoint was claimed at some time: without, a listing need not look for those that are gone.
+    claimed: bool,
     /// Endpoint prefixes of the old generation while a listing is under way.
     stale: Option<BTreeSet<IpNet>>,
     synced: bool,
@@ -40,7 +42,7 @@ impl Source {
     fn new(cluster: &str, local: bool) -> Self {
         let rank = if local { Rank::LocalEndpoint } else { Rank::RemoteEndpoint };
         let endpoint = Arc::new(Claim { rank, cluster: cluster.into(), node: None });
-        Self { local, endpoint, nodes: Collection::new(), stale: None, synced: false }
+        Self { local, endpoint, nodes: Collection::new(), claimed: false, stale: None, synced: false }
     }
 }
 
@@ -138,6 +140,10 @@ impl AddressMerger {
         let source = self.source(cluster);
         let claim = source.endpoint.clone();
         match event {
+            Event::Reset if !source.claimed => {
+                source.stale = Some(BTreeSet::new());
+                vec![]
+            }
             Event::Reset => {
                 let held = |claims: &Claims| claims.iter().any(|held| held.claim == claim);
                 let stale = self.claims.iter().filter(|(_, claims)| held(claims)).map(|(p, _)| *p).collect();
@@ -145,6 +151,7 @@ impl AddressMerger {
                 vec![]
             }
             Event::Upsert(entry) => {
+                source.claimed = true;
                 if let Some(stale) = &mut source.stale {
                     stale.remove(&entry.prefix);
                 }
@@ -223,12 +230,18 @@ impl AddressMerger {
 
     /// Sets one claim; an event if the winner of the prefix changed.
     fn set(&mut self, prefix: IpNet, held: Held) -> Option<Event<IpEntry>> {
-        let before = self.winner(&prefix);
-        match self.claims.entry(prefix) {
-            Entry::Vacant(entry) => drop(entry.insert(Claims::One(held))),
-            Entry::Occupied(mut entry) => entry.get_mut().set(held),
-        }
-        self.winner(&prefix).filter(|now| before.as_ref() != Some(now)).map(Event::Upsert)
+        let (before, now) = match self.claims.entry(prefix) {
+            Entry::Vacant(entry) => {
+                let claims = entry.insert(Claims::One(held));
+                (None, winner(prefix, claims, &self.own_ips))
+            }
+            Entry::Occupied(mut entry) => {
+                let before = winner(prefix, entry.get(), &self.own_ips);
+                entry.get_mut().set(held);
+                (before, winner(prefix, entry.get(), &self.own_ips))
+            }
+        };
+        now.filter(|now| before.as_ref() != Some(now)).map(Event::Upsert)
     }
 
     /// Withdraws one claim; an event if the winner of the prefix changed.
@@ -247,12 +260,17 @@ impl AddressMerger {
     }
 
     fn winner(&self, prefix: &IpNet) -> Option<IpEntry> {
-        let mut entry = self.claims.get(prefix)?.iter().next()?.entry(*prefix);
-        if entry.host_ip.is_some_and(|ip| self.own_ips.contains(&ip)) {
-            entry.host_ip = None;
-        }
-        Some(entry)
+        winner(*prefix, self.claims.get(prefix)?, &self.own_ips)
     }
+}
+
+/// What the strongest claim says of a prefix.
+fn winner(prefix: IpNet, claims: &Claims, own_ips: &BTreeSet<IpAddr>) -> Option<IpEntry> {
+    let mut entry = claims.iter().next()?.entry(prefix);
+    if entry.host_ip.is_some_and(|ip| own_ips.contains(&ip)) {
+        entry.host_ip = None;
+    }
+    Some(entry)
 }
 
 /// The strongest claim's cluster and node.

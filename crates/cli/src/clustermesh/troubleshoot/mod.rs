@@ -77,7 +77,7 @@ struct Limits {
 ///
 /// # Errors
 /// When a remote cluster fails, and when the folder cannot be read.
-pub(super) async fn run(args: &TroubleshootArgs) -> Result<()> {
+pub(crate) async fn run(args: &TroubleshootArgs) -> Result<()> {
     let config = Loader::new(KEYS)
         .flag("clustermesh-config", args.clustermesh_config.as_ref().map(|dir| dir.display()))
         .env(std::env::vars())

@@ -1,6 +1,8 @@
 //! The cache of the remote clusters inside a process that serves a store: what `causeway kvstoremesh` and
 //! `causeway clustermesh-apiserver` have in common.
 
+pub(crate) mod api;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,10 +25,16 @@ use crate::metrics;
 use crate::metrics::cache::{CacheMetrics, Caching};
 use crate::metrics::remotes::Remotes;
 
-/// How long the process counts as not ready: for a remote cluster that cannot be reached, and for one that is
-/// not complete (mesh-protocol 3.10).
-pub(crate) const KEYS: [Key; 2] =
-    [Key::with_default("per-cluster-ready-timeout", "15s"), Key::with_default("global-ready-timeout", "10m")];
+/// Where the status API is, with Cilium's default.
+pub(crate) const API_ADDRESS: &str = "localhost:9889";
+
+/// The timeouts are how long the process counts as not ready: for a remote cluster that cannot be reached, and for
+/// one that is not complete (mesh-protocol 3.10).
+pub(crate) const KEYS: [Key; 3] = [
+    Key::with_default("per-cluster-ready-timeout", "15s"),
+    Key::with_default("global-ready-timeout", "10m"),
+    Key::with_default("api-serve-addr", API_ADDRESS),
+];
 
 #[derive(Debug, Args)]
 pub(crate) struct CachingArgs {
@@ -36,6 +44,9 @@ pub(crate) struct CachingArgs {
     /// How long /readyz waits for clusters that are not cached completely (default: 10m)
     #[arg(long, value_name = "DURATION")]
     global_ready_timeout: Option<String>,
+    /// Address of the cache's status API, HOST:PORT, which `causeway kvstoremesh-dbg` asks (default: localhost:9889)
+    #[arg(long, value_name = "ADDRESS")]
+    api_serve_addr: Option<String>,
 }
 
 impl CachingArgs {
@@ -44,6 +55,7 @@ impl CachingArgs {
         loader
             .flag("per-cluster-ready-timeout", self.per_cluster_ready_timeout)
             .flag("global-ready-timeout", self.global_ready_timeout)
+            .flag("api-serve-addr", self.api_serve_addr)
     }
 }
 
@@ -75,12 +87,14 @@ pub(crate) async fn start(
     };
     let guard = health.readiness.guard("cache", "the remote clusters are not cached yet");
     let dir: PathBuf = config.require("clustermesh-config")?;
+    let api = api::listen(&config.require::<String>("api-serve-addr")?).await?;
     let observer = CacheMetrics::register(&health.metrics, &info.name);
     let mut options = Options { heartbeat, observer: Some(Arc::new(observer)), ..Options::new(info.clone()) };
     if let Some(quota) = store.stats().quota_bytes {
         options.max_cluster_bytes = quota / CLUSTERS_SHARE;
     }
     let cache = Cache::spawn(options, dir, store.clone(), shutdown.token()).await;
+    shutdown.spawn_vital("status API", api::serve(cache.clone(), api, shutdown.token()));
     health.show("remotes", {
         let cache = cache.clone();
         move || serde_json::json!(cache.status())
