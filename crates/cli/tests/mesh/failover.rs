@@ -1,15 +1,11 @@
 //! Many clients, while what serves them changes: 500 requests a second, each on a new connection, and what fails is counted.
 
-use std::io::Read;
-use std::os::fd::OwnedFd;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use causeway_lab::runtime::spawn;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::clients::Client;
 use crate::clusters::{Clusters, ONE, TWO, until};
 
 /// Requests a second.
@@ -17,48 +13,29 @@ const RATE: u64 = 500;
 /// For at least so long, so that what comes late is seen too.
 const WHILE: Duration = Duration::from_secs(4);
 
-/// Clients of the first cluster that ask all the time.
-struct Load {
-    process: Child,
-    _description: OwnedFd,
-}
-
-impl Load {
-    fn start(mesh: &Clusters, url: &str) -> Load {
-        let rate = RATE.to_string();
-        let ask = ["causeway", "lab", "workload", "request", url, "--rate", &rate];
-        let argv = [&ask[..], &["--count", "1000000", "-o", "json"]].concat();
-        let client = mesh.lab.in_pod(Some(ONE), "shop", "client", None, &argv).unwrap();
-        let (_description, mut command) = spawn::command(&mesh.lab.dir().executable(), &client).unwrap();
-        Load { process: command.stdout(Stdio::piped()).spawn().unwrap(), _description }
-    }
-
-    /// Asks no more; what became of the requests.
-    fn stop(mut self) -> Value {
-        kill(Pid::from_raw(self.process.id() as i32), Signal::SIGTERM).unwrap();
-        let mut text = String::new();
-        self.process.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-        self.process.wait().unwrap();
-        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 /// What becomes of the requests while something happens.
 pub(crate) fn during(mesh: &Clusters, url: &str, what: &str, happens: impl FnOnce()) -> Value {
-    let (load, started) = (Load::start(mesh, url), Instant::now());
+    let [counts] = during_all(mesh, [(url, RATE)], what, happens);
+    counts
+}
+
+/// The same with several addresses, each asked at a rate of its own.
+pub(crate) fn during_all<const N: usize>(
+    mesh: &Clusters,
+    asked: [(&str, u64); N],
+    what: &str,
+    happens: impl FnOnce(),
+) -> [Value; N] {
+    let (loads, started) =
+        (asked.map(|(url, rate)| (Client::load(mesh, url, rate), url, rate)), Instant::now());
     happens();
     until("clients to have asked for a while", || started.elapsed() > WHILE);
-    let counts = load.stop();
-    println!("{what}: {counts}");
-    assert!(counts["answered"].as_u64() > Some(RATE), "{what}: {counts}");
-    counts
+    loads.map(|(load, url, rate)| {
+        let counts = load.stop();
+        println!("{what}: {url}: {counts}");
+        assert!(counts["answered"].as_u64() > Some(rate), "{what}: {counts}");
+        counts
+    })
 }
 
 /// Waits until a cluster has so many backends, all ready, and none that is on its way out.

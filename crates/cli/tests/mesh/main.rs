@@ -1,6 +1,7 @@
 //! The whole system as its users run it: labs of the built executable, stock kubectl, real packets.
 
 mod agent;
+mod clients;
 mod clusters;
 mod control_plane;
 mod dual_stack;
@@ -12,3 +13,4 @@ mod operator;
 mod servers;
 mod services;
 mod steps;
+mod three;

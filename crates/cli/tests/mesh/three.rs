@@ -1,0 +1,553 @@
+//! Three clusters with both address families: what a Service is whose clients and backends are in all of them. One lab for
+//! all rows; each row of the specification (`behaviours.md` 11.2, and of 11.4 what takes a mesh) has a function.
+//!
+//! | row | function |
+//! |---|---|
+//! | global-both | [`everybody`] |
+//! | shared-false (the whole truth table), local-absent | [`sharing`] |
+//! | port-name, same-targetPort, proto-family | [`ports`] |
+//! | affinity-local, affinity-remote, and `cluster-order` | [`preferences`] |
+//! | session-affinity | [`affinity_of_clients`] |
+//! | nodeport-global, nodeport-remote | [`ports_of_nodes`] |
+//! | per-cluster-replace | [`one_cluster_leaves_the_others`] |
+//! | health-failover, of a whole cluster | [`a_cluster_is_cut_off`] |
+//! | disconnect-keep, disconnect-ttl | [`a_control_plane_is_gone`] |
+//! | disconnect-remove | [`disconnected`] |
+//!
+//! Through all of it a TCP connection and a stream of HTTP/2 go on, both through a Service to another cluster.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::clients::{Client, Stream};
+use crate::clusters::{Clusters, ONE, THREE, THREE_CLUSTERS, TWO, answering, good, until};
+use crate::failover::during_all;
+
+const ALL: [&str; 3] = [ONE, TWO, THREE];
+/// Seconds a client must be silent until `sticky` forgets it.
+const FORGETS: u64 = 10;
+/// Services that are alike in what they have behind their only port.
+const HTTP: &str = "ports: [{name: http, port: 80, targetPort: 8080}]";
+const GLOBAL: &str = "service.cilium.io/global: 'true'";
+
+#[test]
+fn netns_a_service_of_three_clusters() {
+    let flags = ["--file", THREE_CLUSTERS, "--ip-families", "ipv4,ipv6"];
+    let mesh = &Clusters::meshed_with("t-three", &flags);
+    workloads(mesh);
+    let mut held = Held::open(mesh);
+    everybody(mesh);
+    sharing(mesh);
+    ports(mesh);
+    preferences(mesh);
+    affinity_of_clients(mesh);
+    ports_of_nodes(mesh);
+    held.live();
+    one_cluster_leaves_the_others(mesh);
+    a_cluster_is_cut_off(mesh);
+    held.live();
+    a_control_plane_is_gone(mesh);
+    held.live();
+    disconnected(mesh);
+    held.close();
+}
+
+/// A pod of servers that say in which cluster they are, and one to ask from, in every cluster; one that stays in the second.
+fn workloads(mesh: &Clusters) {
+    let pod = |cluster: &str, app: &str| {
+        let container = |name: &str, kind: &str, port: u16| {
+            format!(
+                "  - name: {name}\n    image: causeway\n    command: [/usr/local/bin/causeway, lab, workload, {kind}, \
+                 --listen, ':{port}']\n    env: [{{name: CLUSTER_NAME, value: {cluster}}}]\n"
+            )
+        };
+        let containers = [("http", 8080), ("http", 8081), ("udp-echo", 9000), ("tcp-echo", 9000)];
+        let containers: String =
+            containers.map(|(kind, port)| container(&format!("{kind}-{port}"), kind, port)).concat();
+        format!(
+            "metadata: {{labels: {{app: {app}}}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n{containers}"
+        )
+    };
+    for cluster in ALL {
+        let template = pod(cluster, "web").replace('\n', "\n    ");
+        let mut text = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop}}\n---\napiVersion: v1\nkind: Pod\nmetadata: \
+             {{name: client, namespace: shop}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers: [{{name: client, \
+             image: causeway, command: [sleep, infinity]}}]\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata: \
+             {{name: web, namespace: shop}}\nspec:\n  replicas: 1\n  selector: {{matchLabels: {{app: web}}}}\n  template:\n    \
+             {template}\n---\n"
+        );
+        if cluster == TWO {
+            let kept = pod(cluster, "kept").replace("{labels", "{name: kept, namespace: shop, labels");
+            text += &format!("apiVersion: v1\nkind: Pod\n{kept}---\n");
+        }
+        mesh.apply(cluster, &(text + &services(cluster)));
+    }
+    for cluster in ALL {
+        mesh.kubectl(cluster, &["-n", "shop", "rollout", "status", "deployment/web", "--timeout=60s"]);
+        mesh.kubectl(
+            cluster,
+            &["-n", "shop", "wait", "--for", "condition=Ready", "pod", "--all", "--timeout=60s"],
+        );
+    }
+}
+
+/// The Services of a cluster.
+fn services(cluster: &str) -> String {
+    let one = |name: &str, annotations: &str, spec: &str| {
+        let selector = if spec.contains("selector") { "" } else { "\n  selector: {app: web}" };
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop, annotations: {{{annotations}}}}}\n\
+             spec:\n  ipFamilyPolicy: PreferDualStack{selector}\n  {spec}\n---\n"
+        )
+    };
+    let also = |more: &str| format!("{GLOBAL}, {more}");
+    let order = format!("service.causeway.io/cluster-order: '{TWO},{THREE},local'");
+    let only = |here: &str, then: &str, otherwise: &str| {
+        if cluster == here { then.to_owned() } else { otherwise.to_owned() }
+    };
+    let mut all = vec![
+        one(
+            "all",
+            GLOBAL,
+            "ports: [{name: http, port: 80, targetPort: 8080}, {name: udp, port: 80, targetPort: 9000, protocol: UDP}, \
+             {name: again, port: 8088, targetPort: 8080}]",
+        ),
+        // The truth table.
+        one("quiet", &only(ONE, &also("service.cilium.io/shared: 'false'"), GLOBAL), HTTP),
+        one("plain", &only(TWO, "", GLOBAL), HTTP),
+        one("empty", GLOBAL, &only(ONE, &format!("selector: {{app: nobody}}\n  {HTTP}"), HTTP)),
+        // Who goes before whom.
+        one("near", &also("service.cilium.io/affinity: local"), HTTP),
+        one("far", &also("service.cilium.io/affinity: remote"), HTTP),
+        one("ordered", &also(&order), HTTP),
+        one(
+            "kept",
+            GLOBAL,
+            "selector: {app: kept}\n  ports: [{name: http, port: 80, targetPort: 8080}, {name: echo, port: 7, targetPort: 9000}]",
+        ),
+        // Ports have names, or none.
+        one(
+            "named",
+            GLOBAL,
+            &match cluster {
+                ONE => HTTP.to_owned(),
+                TWO => HTTP.replace("8080", "8081"),
+                _ => HTTP.replace("name: http", "name: other"),
+            },
+        ),
+        one(
+            "unnamed",
+            GLOBAL,
+            &match cluster {
+                ONE => HTTP.replace("name: http, ", ""),
+                TWO => HTTP.to_owned(),
+                _ => HTTP.replace("name: http", "name: other"),
+            },
+        ),
+        one("sticky", &also("service.cilium.io/affinity: remote"), &sticky()),
+        one(
+            "door",
+            &also("service.cilium.io/affinity: remote"),
+            "type: NodePort\n  ports: [{name: http, port: 80, targetPort: 8080, nodePort: 31080}, {name: udp, port: 80, \
+             targetPort: 9000, nodePort: 31081, protocol: UDP}]",
+        ),
+        one(
+            "own",
+            "",
+            "type: NodePort\n  ports: [{name: http, port: 80, targetPort: 8080, nodePort: 31090}]",
+        ),
+    ];
+    if cluster != THREE {
+        all.push(one("absent", GLOBAL, HTTP));
+    }
+    all.concat()
+}
+
+/// A Service whose ports remember clients each by itself.
+fn sticky() -> String {
+    let ports: Vec<String> =
+        (1..=8).map(|n| format!("{{name: p{n}, port: {}, targetPort: 8080}}", 8000 + n)).collect();
+    format!(
+        "sessionAffinity: ClientIP\n  sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {FORGETS}}}}}\n  ports: [{}]",
+        ports.join(", ")
+    )
+}
+
+/// The addresses of a Service, one of each family, as they stand before a port.
+fn addresses(mesh: &Clusters, cluster: &str, service: &str) -> [String; 2] {
+    let get = ["-n", "shop", "get", "service", service, "-o", "jsonpath={.spec.clusterIPs[*]}"];
+    let text = mesh.kubectl(cluster, &get);
+    let (v4, v6) = text.split_once(' ').unwrap_or_else(|| panic!("{service} has only {text}"));
+    [v4.to_owned(), format!("[{v6}]")]
+}
+
+fn sorted(clusters: &[&str]) -> Vec<String> {
+    let clusters: BTreeSet<&str> = clusters.iter().copied().collect();
+    clusters.into_iter().map(str::to_owned).collect()
+}
+
+/// Asks a Service from a cluster until exactly these clusters answer everything, in both families.
+fn reaches(mesh: &Clusters, from: &str, service: &str, clusters: &[&str]) {
+    reaches_port(mesh, from, service, "request", 80, clusters);
+}
+
+fn reaches_port(mesh: &Clusters, from: &str, service: &str, how: &str, port: u16, clusters: &[&str]) {
+    let expected = sorted(clusters);
+    for ip in addresses(mesh, from, service) {
+        let target = if how == "request" { format!("http://{ip}:{port}") } else { format!("{ip}:{port}") };
+        until(&format!("answers of {expected:?} to {from} by {service} ({target})"), || {
+            answering(&mesh.counts(from, &[how, &target, "--count", "60"])) == expected
+        });
+    }
+}
+
+/// Clients of the first cluster that are connected with a pod of the second.
+struct Held {
+    connections: Vec<Client>,
+    streams: Vec<Stream>,
+}
+
+impl Held {
+    fn open(mesh: &Clusters) -> Held {
+        reaches(mesh, ONE, "kept", &[TWO]);
+        let ips = addresses(mesh, ONE, "kept");
+        let mut held = Held {
+            connections: ips.iter().map(|ip| Client::connection(mesh, ONE, &format!("{ip}:7"))).collect(),
+            streams: ips.iter().map(|ip| Stream::open(mesh, ONE, &format!("http://{ip}/echo"))).collect(),
+        };
+        held.live();
+        held
+    }
+
+    fn live(&mut self) {
+        self.streams.iter_mut().for_each(Stream::lives);
+        assert!(self.connections.iter_mut().all(Client::runs));
+    }
+
+    fn close(mut self) {
+        self.live();
+        self.streams.into_iter().for_each(Stream::close);
+        for connection in self.connections {
+            let counts = connection.stop();
+            assert_eq!(counts["lost"], 0, "{counts}");
+            assert!(counts["sent"].as_u64() > Some(20), "{counts}");
+        }
+    }
+}
+
+/// 200 requests from each cluster are answered by all of them.
+fn everybody(mesh: &Clusters) {
+    for from in ALL {
+        reaches(mesh, from, "all", &ALL);
+        for ip in addresses(mesh, from, "all") {
+            let counts = mesh.counts(from, &["request", &format!("http://{ip}"), "--count", "200"]);
+            assert_eq!(answering(&counts), sorted(&ALL), "{from}: {counts}");
+        }
+    }
+}
+
+/// Whose backends are used where, by who shares; and where there is no such Service there is no frontend.
+fn sharing(mesh: &Clusters) {
+    let table = [
+        ("quiet", [&ALL[..], &[TWO, THREE], &[TWO, THREE]]),
+        ("plain", [&[ONE, THREE], &[TWO], &[ONE, THREE]]),
+        ("empty", [&[TWO, THREE], &[TWO, THREE], &[TWO, THREE]]),
+    ];
+    for (service, used) in table {
+        ALL.iter().zip(used).for_each(|(from, clusters)| reaches(mesh, from, service, clusters));
+    }
+    for from in [ONE, TWO] {
+        reaches(mesh, from, "absent", &[ONE, TWO]);
+    }
+    let [v4, v6] = addresses(mesh, ONE, "absent");
+    for ip in [&v4, &v6] {
+        let url = format!("http://{ip}");
+        let counts = mesh.counts(THREE, &["request", &url, "--count", "3", "--timeout", "1000"]);
+        assert_eq!(counts["answered"], 0, "another cluster's address: {counts}");
+    }
+    let frontends = frontends(mesh, THREE, &format!("{THREE}-1"));
+    assert!(frontends.iter().any(|f| f["frontend"].as_str().unwrap().starts_with("10.98.")), "{frontends:?}");
+    let foreign =
+        |f: &&Value| [&v4, &v6].iter().any(|ip| f["frontend"].as_str().unwrap().starts_with(ip.as_str()));
+    assert_eq!(frontends.iter().find(foreign), None);
+}
+
+/// What a node's kernel has of services.
+fn frontends(mesh: &Clusters, cluster: &str, node: &str) -> Vec<Value> {
+    let text = mesh.on_node(cluster, node, &["causeway", "bpf", "lb", "list", "-o", "json"]);
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Backends match by the name of the port, if both sides have one; protocols and families stay apart.
+fn ports(mesh: &Clusters) {
+    reaches(mesh, ONE, "named", &[ONE, TWO]);
+    reaches(mesh, TWO, "named", &[ONE, TWO]);
+    reaches(mesh, THREE, "named", &[THREE]);
+    reaches(mesh, ONE, "unnamed", &ALL);
+    let [v4, v6] = addresses(mesh, ONE, "named");
+    let all = frontends(mesh, ONE, &format!("{ONE}-1"));
+    for (ip, far) in [(v4, "10.20."), (v6, "[fd00:10:2:")] {
+        let name = format!("{ip}:80/TCP");
+        let frontend =
+            all.iter().find(|f| f["frontend"] == name).unwrap_or_else(|| panic!("{name}: {all:?}"));
+        let backends = frontend["backends"].as_array().unwrap().iter();
+        let mut ports: Vec<_> = backends
+            .map(|b| b["address"].as_str().unwrap())
+            .map(|b| (b.starts_with(far), b.rsplit_once(':').unwrap().1))
+            .collect();
+        ports.sort_unstable();
+        assert_eq!(ports, [(false, "8080/TCP"), (true, "8081/TCP")], "{frontend}");
+    }
+    // Two ports of the Service lead to one of the pod, and the same port of UDP to another.
+    reaches_port(mesh, ONE, "all", "request", 8088, &ALL);
+    reaches_port(mesh, ONE, "all", "udp-request", 80, &ALL);
+    reaches(mesh, ONE, "all", &ALL);
+}
+
+/// Clusters go before others, take over for them, and hand back.
+fn preferences(mesh: &Clusters) {
+    type Used<'a> = [&'a [&'a str]; 3];
+    let steps: [([u8; 3], Used<'_>, [&[&str]; 2]); 5] = [
+        ([1, 1, 1], [&[ONE], &[TWO, THREE], &[TWO]], [&[TWO], &[ONE, THREE]]),
+        ([1, 0, 1], [&[ONE], &[THREE], &[THREE]], [&[ONE, THREE], &[ONE, THREE]]),
+        ([1, 0, 0], [&[ONE], &[ONE], &[ONE]], [&[ONE], &[ONE]]),
+        ([0, 1, 1], [&[TWO, THREE], &[TWO, THREE], &[TWO]], [&[TWO], &[THREE]]),
+        ([1, 1, 1], [&[ONE], &[TWO, THREE], &[TWO]], [&[TWO], &[ONE, THREE]]),
+    ];
+    let mut replicas = [1; 3];
+    for (wanted, first, second) in steps {
+        for ((cluster, count), had) in ALL.iter().zip(wanted).zip(replicas) {
+            if count != had {
+                mesh.kubectl(
+                    cluster,
+                    &["-n", "shop", "scale", "deployment/web", "--replicas", &count.to_string()],
+                );
+            }
+        }
+        replicas = wanted;
+        for (service, clusters) in ["near", "far", "ordered"].iter().zip(first) {
+            reaches(mesh, ONE, service, clusters);
+        }
+        for (service, clusters) in ["near", "far"].iter().zip(second) {
+            reaches(mesh, TWO, service, clusters);
+        }
+    }
+}
+
+/// A client keeps a backend of another cluster until it has been silent for long enough.
+fn affinity_of_clients(mesh: &Clusters) {
+    reaches(mesh, ONE, "far", &[TWO, THREE]);
+    let ips = addresses(mesh, ONE, "sticky");
+    for ip in &ips {
+        let url = format!("http://{ip}:8001");
+        let ask = || mesh.counts(ONE, &["request", &url, "--count", "50", "--concurrency", "1"]);
+        until("all to be answered", || ask()["answered"] == 50);
+        let counts = ask();
+        assert_eq!(
+            (&counts["answered"], counts["pods"].as_object().unwrap().len()),
+            (&50.into(), 1),
+            "{counts}"
+        );
+        assert!([TWO, THREE].contains(&&*answering(&counts)[0]), "{counts}");
+    }
+    // Each port by itself, so that a new choice of all of them is hardly ever the old one.
+    let script = "for port in 8001 8002 8003 8004 8005 8006 8007 8008; do curl -sS --fail --max-time 30 http://$0:$port; done";
+    let chosen = || {
+        let output = mesh.lab.exec(ONE, "shop", "client", &["sh", "-c", script, &ips[0]]).unwrap();
+        let text = good("the ports of sticky", output);
+        let pods = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["pod"].to_string());
+        let pods: Vec<String> = pods.collect();
+        assert_eq!(pods.len(), 8, "{text}");
+        pods
+    };
+    let first = chosen();
+    until("another choice after some silence", || {
+        // The silence is what is waited for.
+        std::thread::sleep(Duration::from_secs(FORGETS + 1));
+        chosen() != first
+    });
+}
+
+/// An address of a node as it stands before a port.
+fn node_addresses(mesh: &Clusters, cluster: &str, n: usize) -> Vec<String> {
+    let plan = mesh.lab.plan();
+    let node = &plan.clusters.iter().find(|c| c.name == cluster).unwrap().nodes[n];
+    let text = |ip: IpAddr| SocketAddr::new(ip, 0).to_string().trim_end_matches(":0").to_owned();
+    node.addresses().into_iter().map(text).collect()
+}
+
+/// Clients outside come in at any node and get to other clusters; a node's port is its own cluster's affair.
+fn ports_of_nodes(mesh: &Clusters) {
+    let vpc = mesh.lab.status().unwrap().fabric.to_string();
+    let outside = |argv: &[&str]| {
+        let output = Command::new("nsenter").args(["--net", "--target", &vpc]).args(argv).output().unwrap();
+        let text = good(&format!("outside: {argv:?}"), output);
+        serde_json::from_str::<Value>(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
+    };
+    let far = BTreeSet::from([TWO, THREE].map(str::to_owned));
+    for (n, ip) in (0..2).flat_map(|n| node_addresses(mesh, ONE, n).into_iter().map(move |ip| (n, ip))) {
+        // Who answers sees an address of the node inside the pod network, which it can answer.
+        let of_node = |client: &str| {
+            let own = [
+                format!("10.10.{n}."),
+                format!("[fd00:10:1:{}", if n == 0 { ":".into() } else { format!("{n:x}:") }),
+            ];
+            assert!(own.iter().any(|own| client.starts_with(own.as_str())), "node {n} at {ip}: {client}");
+        };
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            let url = format!("http://{ip}:31080");
+            let mut seen = BTreeSet::new();
+            until(&format!("answers of {far:?} at {url}"), || {
+                let answer = outside(&["curl", "-sS", "--fail", "--max-time", "30", version, &url]);
+                of_node(answer["client"].as_str().unwrap());
+                seen.insert(answer["cluster"].as_str().unwrap().to_owned());
+                seen == far
+            });
+        }
+        let causeway = [env!("CARGO_BIN_EXE_causeway"), "lab", "workload", "udp-request"];
+        let target = format!("{ip}:31081");
+        let counts = outside(&[&causeway[..], &[&target, "--count", "40", "-o", "json"]].concat());
+        assert_eq!(answering(&counts), far.iter().cloned().collect::<Vec<_>>(), "{counts}");
+    }
+    // Both clusters have the same port; whose node is asked, answers.
+    for (cluster, n) in [(ONE, 0), (ONE, 1), (TWO, 0)] {
+        for ip in node_addresses(mesh, cluster, n) {
+            let url = format!("http://{ip}:31090");
+            let ask = ["request", &url, "--count", "20"];
+            let by_pod = mesh.counts(ONE, &ask);
+            assert_eq!(answering(&by_pod), [cluster], "{url}: {by_pod}");
+            let argv = [&["causeway", "lab", "workload"], &ask[..], &["-o", "json"]].concat();
+            let by_node: Value =
+                serde_json::from_str(&mesh.on_node(ONE, &format!("{ONE}-1"), &argv)).unwrap();
+            assert_eq!(answering(&by_node), [cluster], "{url}: {by_node}");
+        }
+    }
+}
+
+/// One cluster shares no more, has no Service any more, and comes again: those of the others are not touched.
+fn one_cluster_leaves_the_others(mesh: &Clusters) {
+    let urls = addresses(mesh, ONE, "all").map(|ip| format!("http://{ip}"));
+    let asked = [(&*urls[0], 100), (&*urls[1], 100)];
+    let counts = during_all(mesh, asked, "one of three shares no more and comes again", || {
+        mesh.kubectl(THREE, &["-n", "shop", "annotate", "service/all", "service.cilium.io/shared=false"]);
+        reaches(mesh, ONE, "all", &[ONE, TWO]);
+        reaches(mesh, TWO, "all", &[ONE, TWO]);
+        reaches(mesh, THREE, "all", &ALL);
+        mesh.kubectl(THREE, &["-n", "shop", "annotate", "service/all", "service.cilium.io/shared-"]);
+        reaches(mesh, ONE, "all", &ALL);
+        mesh.kubectl(THREE, &["-n", "shop", "delete", "service", "all"]);
+        reaches(mesh, ONE, "all", &[ONE, TWO]);
+        mesh.apply(THREE, &services(THREE));
+        reaches(mesh, ONE, "all", &ALL);
+        reaches(mesh, TWO, "all", &ALL);
+    });
+    counts.iter().for_each(|counts| assert_eq!(counts["failed"], 0, "{counts}"));
+}
+
+/// All nodes of a cluster lose the others, and its control plane with them. Of dual-stack nodes only the IPv4 way through
+/// the tunnel is probed, which is the way of their IPv6 pods too: those leave as fast.
+fn a_cluster_is_cut_off(mesh: &Clusters) {
+    let urls = addresses(mesh, ONE, "all").map(|ip| format!("http://{ip}"));
+    let node = format!("{THREE}-1");
+    let of_one: Vec<String> = (1..=2).map(|n| format!("{ONE}-{n}")).collect();
+    for from in &of_one {
+        until(&format!("{from} to reach {node}"), || {
+            mesh.on_node(ONE, from, &["causeway", "health", "status", "--succinct"])
+                .contains(&format!("{THREE}/{node}: reachable"))
+        });
+    }
+    let counts = during_all(mesh, [(&*urls[0], 500), (&*urls[1], 100)], "a cluster is cut off", || {
+        for other in [ONE, TWO] {
+            mesh.lab.cut(other, THREE).unwrap();
+        }
+        mesh.lab.plug(THREE, &node, false).unwrap();
+        reaches(mesh, ONE, "all", &[ONE, TWO]);
+    });
+    for (counts, rate) in counts.iter().zip([500, 100]) {
+        assert!(counts["failed"].as_u64() > Some(0), "it was cut off: {counts}");
+        // Three seconds are promised; a machine that is busy with other tests may take longer.
+        assert!(counts["failingMs"].as_u64() < Some(6000), "{counts}");
+        assert!(counts["failed"].as_u64() < Some(6 * rate), "{counts}");
+    }
+    mesh.lab.plug(THREE, &node, true).unwrap();
+    for other in [ONE, TWO] {
+        mesh.lab.restore(other, THREE).unwrap();
+    }
+    ALL.iter().for_each(|cluster| mesh.ready(cluster));
+    for from in [ONE, TWO] {
+        reaches(mesh, from, "all", &ALL);
+    }
+}
+
+/// The mesh server of one cluster is gone. Another keeps for ever what it had; one that has a limit, until then, and only
+/// services: the pods are reached all the same.
+fn a_control_plane_is_gone(mesh: &Clusters) {
+    let limit = r#"{"data":{"clustermesh-cache-ttl":"5s"}}"#;
+    mesh.kubectl(
+        ONE,
+        &["-n", "kube-system", "patch", "configmap", "cilium-config", "--type=merge", "-p", limit],
+    );
+    mesh.kubectl(ONE, &["-n", "kube-system", "rollout", "restart", "daemonset/causeway"]);
+    mesh.kubectl(ONE, &["-n", "kube-system", "rollout", "status", "daemonset/causeway", "--timeout=60s"]);
+    mesh.ready(ONE);
+    reaches(mesh, ONE, "all", &ALL);
+    let scale = |replicas: &str| {
+        let of = ["-n", "kube-system", "scale", "deployment/clustermesh-apiserver", "--replicas", replicas];
+        mesh.kubectl(THREE, &of);
+    };
+    scale("0");
+    until("its mesh server to be gone", || mesh.apiservers(THREE).is_empty());
+    reaches(mesh, ONE, "all", &[ONE, TWO]);
+    for ip in addresses(mesh, TWO, "all") {
+        let counts = mesh.counts(TWO, &["request", &format!("http://{ip}"), "--count", "200"]);
+        assert_eq!(answering(&counts), sorted(&ALL), "{counts}");
+    }
+    let get = ["-n", "shop", "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].status.podIP}"];
+    let pod = format!("http://{}:8080", mesh.kubectl(THREE, &get));
+    let counts = mesh.counts(ONE, &["request", &pod, "--count", "20"]);
+    assert_eq!(answering(&counts), [THREE], "{counts}");
+    scale("1");
+    mesh.rolled_out(THREE, "clustermesh-apiserver");
+    ALL.iter().for_each(|cluster| mesh.ready(cluster));
+    reaches(mesh, ONE, "all", &ALL);
+}
+
+/// Two clusters part: of each nothing is left in the other, and the third has both.
+fn disconnected(mesh: &Clusters) {
+    let nodes: Vec<String> = (1..=2).map(|n| format!("{ONE}-{n}")).collect();
+    let left = |node: &str| -> Vec<String> {
+        let look = |argv: &[&str]| mesh.on_node(ONE, node, argv);
+        let addresses: Vec<Value> =
+            serde_json::from_str(&look(&["causeway", "bpf", "ipcache", "list", "-o", "json"])).unwrap();
+        let theirs = |text: &str| {
+            ["10.30.", "172.16.3.", "fd00:10:3:", "fd00:172:3:", THREE].iter().any(|own| text.contains(own))
+        };
+        let mut found: Vec<String> = addresses
+            .iter()
+            .filter(|entry| entry["identity"].as_u64().unwrap() >> 16 == 3 || theirs(&entry.to_string()))
+            .map(Value::to_string)
+            .collect();
+        for argv in [
+            &["causeway", "bpf", "lb", "list"][..],
+            &["causeway", "health", "status", "--succinct"],
+            &["ip", "route"],
+            &["ip", "-6", "route"],
+        ] {
+            found.extend(look(argv).lines().filter(|line| theirs(line)).map(str::to_owned));
+        }
+        found
+    };
+    assert!(nodes.iter().all(|node| left(node).len() > 4), "{:?}", left(&nodes[0]));
+    mesh.causeway(&["clustermesh", "disconnect", "--context", ONE, "--destination-context", THREE]);
+    reaches(mesh, ONE, "all", &[ONE, TWO]);
+    reaches(mesh, THREE, "all", &[TWO, THREE]);
+    reaches(mesh, TWO, "all", &ALL);
+    for node in &nodes {
+        until(&format!("nothing of {THREE} to be left on {node}"), || left(node).is_empty());
+    }
+}
