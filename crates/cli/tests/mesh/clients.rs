@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use causeway_lab::runtime::spawn;
 use nix::sys::signal::{Signal, kill};
@@ -26,10 +27,10 @@ impl Client {
         Client { process, _description }
     }
 
-    /// Requests at a rate, each on a connection of its own.
-    pub(crate) fn load(mesh: &Clusters, url: &str, rate: u64) -> Client {
-        let rate = rate.to_string();
-        let ask = ["causeway", "lab", "workload", "request", url, "--rate", &rate];
+    /// Requests at a rate, each on a connection of its own, which may take so long.
+    pub(crate) fn load(mesh: &Clusters, url: &str, rate: u64, limit: Duration) -> Client {
+        let (rate, limit) = (rate.to_string(), limit.as_millis().to_string());
+        let ask = ["causeway", "lab", "workload", "request", url, "--rate", &rate, "--timeout", &limit];
         Self::start(mesh, ONE, &[&ask[..], &["--count", "1000000", "-o", "json"]].concat())
     }
 

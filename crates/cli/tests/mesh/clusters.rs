@@ -20,7 +20,8 @@ pub(crate) const TWO: &str = "cls-sh7d4f9q";
 /// Only in labs of [`THREE_CLUSTERS`].
 pub(crate) const THREE: &str = "cls-cd5p6t2w";
 /// A topology of three clusters, the first with two nodes.
-pub(crate) const THREE_CLUSTERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/three.yaml");
+pub(crate) const THREE_CLUSTERS: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/three/topology.yaml");
 /// Nobody waits so long unless something is broken.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
