@@ -325,12 +325,12 @@ fn ports_of_nodes(mesh: &Clusters) {
     let far = BTreeSet::from([TWO, THREE].map(str::to_owned));
     for (n, ip) in (0..2).flat_map(|n| node_addresses(mesh, ONE, n).into_iter().map(move |ip| (n, ip))) {
         // Who answers sees an address of the node inside the pod network, which it can answer.
+        let internal = "jsonpath={.spec.addresses[?(@.type=='CiliumInternalIP')].ip}";
+        let internal = mesh.kubectl(ONE, &["get", "ciliumnode", &format!("{ONE}-{}", n + 1), "-o", internal]);
+        let internal: Vec<IpAddr> = internal.split(' ').map(|ip| ip.parse().unwrap()).collect();
         let of_node = |client: &str| {
-            let own = [
-                format!("10.10.{n}."),
-                format!("[fd00:10:1:{}", if n == 0 { ":".into() } else { format!("{n:x}:") }),
-            ];
-            assert!(own.iter().any(|own| client.starts_with(own.as_str())), "node {n} at {ip}: {client}");
+            let client: SocketAddr = client.parse().unwrap();
+            assert!(internal.contains(&client.ip()), "node {n} at {ip}: {client}, not of {internal:?}");
         };
         for version in ["--http1.1", "--http2-prior-knowledge"] {
             let url = format!("http://{ip}:31080");
