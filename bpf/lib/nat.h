@@ -4,7 +4,7 @@
  *
  * There is one entry a flow, under the flow of the replies as they arrive; the port is also in the
  * client's entry of connection tracking. A port is claimed by writing the entry where there is none,
- * so two CPUs cannot get the same one. */
+ * so two CPUs cannot get the same one; the entry of a flow that is over is taken away first. */
 #pragma once
 
 #include "ct.h"
@@ -62,6 +62,39 @@ static __always_inline int nat_is_of(const struct nat_entry *entry, const struct
 	       same_words(entry->frontend, client->dst) && entry->frontend_port == client->dport;
 }
 
+/* Claims the entry of `reply`. One that is there already makes way where the client's flow is over, or
+ * has another port by now, and no answer has come for as long as a closed connection is kept: user
+ * space would remove it, but only comes now and then, and ports would run out meanwhile. 1 if it is
+ * the caller's now. */
+__global int nat_claim(const struct tuple *reply, const struct nat_entry *fresh, __u32 now)
+{
+	struct tuple client;
+	struct nat_entry *entry;
+	struct ct_entry *flow;
+	__u32 expires;
+
+	if (!reply || !fresh)
+		return 0;
+	if (!bpf_map_update_elem(&cw_nat, reply, fresh, BPF_NOEXIST))
+		return 1;
+	entry = bpf_map_lookup_elem(&cw_nat, reply);
+	if (!entry)
+		return 0;
+	expires = entry->expires;
+	if ((__s32)(expires - now) > (__s32)(CT_TIMEOUT_ANY - CT_TIMEOUT_CLOSING))
+		return 0;
+	nat_service(entry, reply, &client);
+	flow = ct_find(&client, now);
+	if (flow && flow->nat_port == reply->dport && flow->port == reply->sport &&
+	    same_words(flow->address, reply->src))
+		return 0;
+	/* Of several CPUs that come to this, one takes it away. */
+	if (__sync_val_compare_and_swap(&entry->expires, expires, fresh->expires) != expires)
+		return 0;
+	bpf_map_delete_elem(&cw_nat, reply);
+	return !bpf_map_update_elem(&cw_nat, reply, fresh, BPF_NOEXIST);
+}
+
 /* Gives a client's flow (`client`, to the frontend) a port of the node towards its backend: sets the
  * source port of `out`, the flow as it leaves, whose addresses and destination are set. `port` is the
  * one it had before, 0 = none. 0, or the reason why there is none. */
@@ -94,7 +127,7 @@ __global int nat_port(const struct tuple *client, struct tuple *out, __u16 port,
 	fresh.frontend_port = client->dport;
 	fresh.expires = l4->now + CT_TIMEOUT_ANY;
 	if (client->protocol == PROTO_SCTP) {
-		if (bpf_map_update_elem(&cw_nat, &reply, &fresh, BPF_NOEXIST))
+		if (!nat_claim(&reply, &fresh, l4->now))
 			return REASON_NAT_NO_PORT;
 		out->sport = port;
 		return 0;
@@ -104,7 +137,7 @@ __global int nat_port(const struct tuple *client, struct tuple *out, __u16 port,
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < NAT_TRIES; i++) {
 		reply.dport = bpf_htons(NAT_PORT_MIN + choice % range);
-		if (!bpf_map_update_elem(&cw_nat, &reply, &fresh, BPF_NOEXIST)) {
+		if (nat_claim(&reply, &fresh, l4->now)) {
 			out->sport = reply.dport;
 			return 0;
 		}

@@ -521,6 +521,12 @@ impl Datapath {
         Ok(())
     }
 
+    /// Whether an earlier process has left pods or services here, which are in use: a part of what is known, in
+    /// their place, would be less than what there was.
+    pub fn is_adopted(&self) -> bool {
+        !self.endpoints.is_empty() || self.frontends.is_adopted()
+    }
+
     /// The pods of this node, by sandbox.
     pub fn endpoints(&self) -> &BTreeMap<String, Endpoint> {
         &self.endpoints

@@ -3,14 +3,16 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 
 use causeway_datapath::inspect::Inspector;
 use causeway_model::lb::{Backend, Frontend, L4Addr};
 use causeway_model::{Event, Protocol, ServiceKey};
 use common::client::{PORT, answers, spawn};
 use common::{Node, Pod, underlay};
+use etherparse::{NetSlice, SlicedPacket};
 
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
@@ -129,6 +131,40 @@ fn netns_a_new_agent_takes_nothing_back_before_it_knows_all() {
     assert_eq!(client(&a, &c, "tcp", 20), BTreeMap::from([("other".into(), 20)]));
     a.datapath(|d| d.resync().unwrap());
     assert_eq!(client(&a, &c, "udp", 20), BTreeMap::from([("other".into(), 20)]));
+}
+
+#[test]
+fn netns_packets_carry_backends_and_never_the_service() {
+    use nix::sys::socket::{MsgFlags, recv};
+    let (mut a, c, local, other) = one_node("wire");
+    serve(&mut a, &[&local, &other]);
+    let tap = c.ns.run(common::vpc::tap);
+    for kind in ["tcp", "udp", "udp-connected"] {
+        client(&a, &c, kind, 5);
+    }
+    let (mut frame, mut seen) = ([0; 2048], BTreeSet::new());
+    // Until nothing has come for a second.
+    while let Ok(n) = recv(tap.as_raw_fd(), &mut frame, MsgFlags::empty()) {
+        if let Ok(packet) = SlicedPacket::from_ethernet(&frame[..n])
+            && let Some(NetSlice::Ipv4(ip)) = packet.net
+        {
+            seen.extend([ip.header().source_addr(), ip.header().destination_addr()]);
+        }
+    }
+    let ours: BTreeSet<_> = [c.ip, local.ip, other.ip].into();
+    assert!(seen.contains(&c.ip) && seen.len() > 1 && seen.is_subset(&ours), "{seen:?}");
+}
+
+/// Its own processes and clients outside use the services of a node without pods.
+#[test]
+fn netns_services_are_adopted_without_any_pod() {
+    let mut a = Node::new("alone", 1, None);
+    a.open();
+    assert!(!a.datapath(|d| d.is_adopted()), "nobody was here");
+    serve(&mut a, &[]);
+    a.close();
+    a.open();
+    assert!(a.datapath(|d| d.endpoints().is_empty() && d.is_adopted()));
 }
 
 /// A list of 64 to 70 backends, of which a few change each round and now and then all.

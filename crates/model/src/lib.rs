@@ -16,6 +16,7 @@ pub mod mcs;
 pub mod names;
 mod node;
 mod ports;
+mod selector;
 mod service;
 
 pub use address::{EncryptKey, Endpoint, IpEntry, PodRef};
@@ -30,6 +31,7 @@ pub use labels::{
 };
 pub use node::{AddressType, Node, NodeAddress, NodeKey};
 pub use ports::{Changes, Port, Ports, PortsByAddress, PortsChange};
+pub use selector::{LabelSelector, Operator, Requirement};
 pub use service::{
     Affinity, BackendZone, ClusterService, EndpointConditions, EndpointSlice, Exposure, Preference, Protocol,
     Service, ServiceKey, ServicePort, ServiceType, SessionAffinity, Sharing, SliceEndpoint, SliceKey,
@@ -61,4 +63,7 @@ pub enum Error {
     /// A protocol word other than TCP, UDP or SCTP.
     #[error("protocol {0:?} is unknown: it must be TCP, UDP or SCTP")]
     Protocol(String),
+    /// A part of a label selector that is none.
+    #[error("{0:?} is no label selector like a=b, a!=b, a in (b,c), a notin (b,c), a, !a, a>1 or a<1")]
+    Selector(String),
 }

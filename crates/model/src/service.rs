@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lb::{Balancing, FrontendKind};
 use crate::mcs::IpFamily;
-use crate::{ClusterId, ClusterName, Error, Keyed, PortsByAddress};
+use crate::{ClusterId, ClusterName, Error, Keyed, LabelSelector, PortsByAddress};
 
 /// Namespace and name of a service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -221,8 +221,8 @@ pub struct Service {
     pub balancing: Arc<Balancing>,
     /// Which kinds of its addresses are served.
     pub exposed: Exposure,
-    /// Only nodes with the label `service.cilium.io/node` of this value serve its external addresses.
-    pub node_label: Option<String>,
+    /// Which nodes serve its external addresses, by their labels.
+    pub nodes: LabelSelector,
     /// What its annotations and fields say that means nothing, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -252,7 +252,7 @@ impl Service {
             traffic_distribution: String::new(),
             balancing: Arc::default(),
             exposed: Exposure::default(),
-            node_label: None,
+            nodes: LabelSelector::default(),
             warnings: vec![],
         }
     }

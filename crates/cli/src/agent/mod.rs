@@ -158,7 +158,7 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
     };
     let mtu = datapath.underlay_mtu - causeway_datapath::TUNNEL_OVERHEAD;
     let owner = Owner::start(move || Datapath::open(datapath)).await.context("open the datapath")?;
-    let adopted = owner.run(|datapath| !datapath.endpoints().is_empty()).await?;
+    let adopted = owner.run(|datapath| datapath.is_adopted()).await?;
     let own = node::describe(&facts, &info, &pools);
     node::publish(&client, &own, &facts.uid).await?;
 

@@ -41,9 +41,6 @@ const MANY: usize = 1024;
 /// Where Kubernetes says in which zone a node is.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-/// What the annotation of the same name on a Service must equal for its external addresses to be served.
-const SERVICE_NODE_LABEL: &str = "service.cilium.io/node";
-
 /// What `/readyz` waits for.
 pub(super) struct Guards {
     pub(super) local: Guard,
@@ -121,7 +118,7 @@ struct Changes {
 }
 
 impl State {
-    /// `adopted`: pods of an earlier agent are running. `topology`: zone hints are honoured.
+    /// `adopted`: pods or services of an earlier agent are in use. `topology`: zone hints are honoured.
     pub(super) fn new(
         own: &Node,
         owner: Owner,
@@ -134,7 +131,7 @@ impl State {
             node: Some(own.name.clone()),
             zone: own.labels.get(ZONE_LABEL).cloned(),
             topology,
-            node_label: own.labels.get(SERVICE_NODE_LABEL).cloned(),
+            labels: own.labels.clone(),
         };
         Self {
             addresses: AddressMerger::new(own.key()),

@@ -1,12 +1,15 @@
-//! Two clusters of a lab of the test's own. The lab belongs to a child that takes it down when the test ends, however it ends.
+//! The clusters of a lab of the test's own. The lab belongs to a child that takes it down when the test ends, however it
+//! ends. Its name has the number of the test's process, so that several runs can be side by side.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use causeway_lab::Lab;
 use causeway_lab::runtime::registry::PodRecord;
+use causeway_lab::state::LabDir;
 use causeway_lab::topology::plan::API_PORT;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,8 +17,13 @@ use serde_json::Value;
 
 pub(crate) const ONE: &str = "cls-gz3k8a2m";
 pub(crate) const TWO: &str = "cls-sh7d4f9q";
+/// Only in labs of [`THREE_CLUSTERS`].
+pub(crate) const THREE: &str = "cls-cd5p6t2w";
+/// A topology of three clusters, the first with two nodes.
+pub(crate) const THREE_CLUSTERS: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/three/topology.yaml");
 /// Nobody waits so long unless something is broken.
-const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Clusters {
     user: Child,
@@ -30,8 +38,11 @@ impl Clusters {
 
     /// The same with more flags of `lab up`.
     pub(crate) fn up_with(name: &str, flags: &[&str]) -> Clusters {
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(remove_labs_of_dead_tests);
+        let name = format!("{name}-{}", std::process::id());
         let mut command = Command::new(env!("CARGO_BIN_EXE_causeway"));
-        command.args(["lab", "--name", name, "up", "--foreground"]).args(flags).stdout(Stdio::piped());
+        command.args(["lab", "--name", &name, "up", "--foreground"]).args(flags).stdout(Stdio::piped());
         // SAFETY: prctl with an integer, nothing of ours in memory is touched.
         unsafe {
             command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(Into::into));
@@ -41,7 +52,7 @@ impl Clusters {
         assert!(lines.any(|l| l.starts_with("export KUBECONFIG=")), "the lab did not come up");
         // What it still has to say is read, so that it never waits for a reader.
         std::thread::spawn(move || lines.for_each(drop));
-        Clusters { user, lab: Lab::open(name).unwrap() }
+        Clusters { user, lab: Lab::open(&name).unwrap() }
     }
 
     /// Connected, and ready with each other.
@@ -53,10 +64,13 @@ impl Clusters {
     pub(crate) fn meshed_with(name: &str, flags: &[&str]) -> Clusters {
         let clusters = Self::up_with(name, flags);
         clusters.connect();
-        for context in [ONE, TWO] {
-            clusters.ready(context);
-        }
+        clusters.names().iter().for_each(|context| clusters.ready(context));
         clusters
+    }
+
+    /// The clusters there are.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.lab.plan().clusters.iter().map(|cluster| cluster.name.clone()).collect()
     }
 
     /// Installs once more, now with a cache of the other clusters in the mesh server. Connect after it.
@@ -88,8 +102,11 @@ impl Clusters {
         self.causeway(&[&["install"], flags, &place[..]].concat())
     }
 
+    /// Every cluster with every other one.
     pub(crate) fn connect(&self) -> String {
-        self.causeway(&["clustermesh", "connect", "--context", ONE, "--destination-context", TWO])
+        let (names, others) = (self.names(), self.names()[1..].join(","));
+        let peers = ["--context", &names[0], "--destination-context", &others, "--connection-mode", "mesh"];
+        self.causeway(&[&["clustermesh", "connect"], &peers[..]].concat())
     }
 
     /// Waits until all agents of a cluster are ready with all peers.
@@ -161,28 +178,25 @@ impl Clusters {
         format!("http://{}", self.kubectl(ONE, &ip))
     }
 
-    /// Sends requests from the client: who answered, and whether all were.
-    fn ask(&self, url: &str) -> (Vec<String>, Value) {
-        let argv = ["causeway", "lab", "workload", "request", url, "--count", "60", "-o", "json"];
-        let output = self.lab.exec(ONE, "shop", "client", &argv).unwrap();
-        let counts: Value =
-            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("request: {e}: {output:?}"));
-        let mut clusters: Vec<String> = counts["clusters"].as_object().unwrap().keys().cloned().collect();
-        if counts["answered"] != 60 {
-            clusters.push("nobody".into());
-        }
-        (clusters, counts)
+    /// Sends requests from a cluster's pod `client`, by a client of the workloads (`request`, `udp-request`) with its
+    /// arguments: what it counted.
+    pub(crate) fn counts(&self, from: &str, args: &[&str]) -> Value {
+        let argv = [&["causeway", "lab", "workload"], args, &["-o", "json"]].concat();
+        let output = self.lab.exec(from, "shop", "client", &argv).unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {output:?}"))
     }
 
     /// Asks until exactly these clusters answer, and all is answered: pods that go or come may cost a request.
     pub(crate) fn answered_by(&self, url: &str, clusters: &[&str]) {
-        until(&format!("answers of {clusters:?}"), || self.ask(url).0 == clusters);
+        until(&format!("answers of {clusters:?}"), || {
+            answering(&self.counts(ONE, &["request", url, "--count", "60"])) == clusters
+        });
     }
 
     /// Nothing goes or comes: every request must be answered, the first time, by exactly these clusters.
     pub(crate) fn always_answered_by(&self, url: &str, clusters: &[&str]) {
-        let (answered, counts) = self.ask(url);
-        assert_eq!(answered, clusters, "{counts}");
+        let counts = self.counts(ONE, &["request", url, "--count", "60"]);
+        assert_eq!(answering(&counts), clusters, "{counts}");
     }
 
     /// Runs a workload in a pod of the default namespace.
@@ -243,8 +257,30 @@ impl Drop for Clusters {
     }
 }
 
+/// The clusters that answered, in the order of their names, and `nobody` if something was not answered.
+pub(crate) fn answering(counts: &Value) -> Vec<String> {
+    let mut clusters: Vec<String> = counts["clusters"].as_object().unwrap().keys().cloned().collect();
+    if counts["answered"] != counts["requests"] {
+        clusters.push("nobody".into());
+    }
+    clusters
+}
+
+/// Takes down what labs of tests have left whose process is gone: where everything was killed at once,
+/// nobody was left to clean up. A lab that still lives goes down by itself when its test has.
+fn remove_labs_of_dead_tests() {
+    for dir in LabDir::all().unwrap() {
+        let test =
+            dir.name().strip_prefix("t-").and_then(|name| name.rsplit_once('-')?.1.parse::<u32>().ok());
+        if test.is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()) && !dir.is_alive()
+        {
+            causeway_lab::lab::down(&dir).unwrap();
+        }
+    }
+}
+
 /// What a command that must succeed printed.
-fn good(what: &str, output: Output) -> String {
+pub(crate) fn good(what: &str, output: Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{what}: {text}{}", String::from_utf8_lossy(&output.stderr));
     text

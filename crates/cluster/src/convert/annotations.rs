@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use causeway_model::lb::{Algorithm, Forwarding, FrontendKind};
-use causeway_model::{Affinity, ClusterName, Exposure, Preference, Sharing};
+use causeway_model::{
+    Affinity, ClusterName, Exposure, LabelSelector, Operator, Preference, Requirement, Sharing,
+};
 use ipnet::IpNet;
 
 /// Annotations and their older names; the new name wins if present with any value.
@@ -18,6 +20,7 @@ const ALGORITHM: &str = "service.cilium.io/lb-algorithm";
 const FORWARDING: &str = "service.cilium.io/forwarding-mode";
 const TYPE: &str = "service.cilium.io/type";
 const NODE: &str = "service.cilium.io/node";
+const NODE_SELECTOR: &str = "service.cilium.io/node-selector";
 const RANGES_POLICY: &str = "service.cilium.io/src-ranges-policy";
 const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const TOPOLOGY: [&str; 2] =
@@ -164,9 +167,21 @@ impl<'a> Annotations<'a> {
         Exposure(kinds)
     }
 
-    /// The value of the label that nodes must have to serve external addresses.
-    pub(super) fn node_label(&self) -> Option<String> {
-        self.get(NODE).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    /// The labels that nodes must have to serve external addresses: those a selector says, or one label with the name
+    /// of the older annotation and its value.
+    pub(super) fn nodes(&mut self) -> LabelSelector {
+        if let Some(text) = self.get(NODE_SELECTOR) {
+            match LabelSelector::parse(text) {
+                Ok(selector) => return selector,
+                Err(error) => self.warn(NODE_SELECTOR, text, format_args!("is ignored: {error}")),
+            }
+        }
+        let value = self.get(NODE).map(str::trim).filter(|value| !value.is_empty());
+        let required = |value: &str| Requirement {
+            key: NODE.to_owned(),
+            operator: Operator::In(vec![value.to_owned()]),
+        };
+        LabelSelector(value.map(required).into_iter().collect())
     }
 
     /// Who may use the load balancer's addresses: what the spec says, or without it the older annotation.
@@ -359,15 +374,34 @@ mod tests {
             let map = map(pairs);
             let mut annotations = Annotations::new(&map);
             let read = (annotations.algorithm(), annotations.forwarding(), annotations.exposed().0);
-            (read, annotations.node_label(), annotations.into_warnings().len())
+            (read, annotations.into_warnings().len())
         };
-        assert_eq!(of(&[]), ((None, None, vec![]), None, 0));
-        let all = [(ALGORITHM, "Maglev"), (FORWARDING, "dsr"), (TYPE, "NodePort, clusterip"), (NODE, "edge")];
+        assert_eq!(of(&[]), ((None, None, vec![]), 0));
+        let all = [(ALGORITHM, "Maglev"), (FORWARDING, "dsr"), (TYPE, "NodePort, clusterip")];
         let kinds = vec![FrontendKind::ClusterIP, FrontendKind::NodePort];
         let read = (Some(Algorithm::Maglev), Some(Forwarding::Snat), kinds);
-        assert_eq!(of(&all), (read, Some("edge".to_owned()), 1), "and dsr is warned of");
+        assert_eq!(of(&all), (read, 1), "and dsr is warned of");
         let bad = [(ALGORITHM, "least-conn"), (FORWARDING, "hybrid"), (TYPE, "Anycast")];
-        assert_eq!(of(&bad), ((None, None, vec![]), None, 3));
+        assert_eq!(of(&bad), ((None, None, vec![]), 3));
+    }
+
+    #[test]
+    fn nodes_that_serve() {
+        let of = |pairs: &[(&str, &str)]| {
+            let map = map(pairs);
+            let mut annotations = Annotations::new(&map);
+            (annotations.nodes(), annotations.into_warnings().join(" "))
+        };
+        let parsed = |text| LabelSelector::parse(text).unwrap();
+        assert_eq!(of(&[]), (LabelSelector::default(), String::new()));
+        assert_eq!(of(&[(NODE, " ")]).0, LabelSelector::default());
+        assert_eq!(of(&[(NODE, "edge")]).0, parsed("service.cilium.io/node=edge"));
+        // The selector goes before the single label, unless it is none.
+        let both = [(NODE, "edge"), (NODE_SELECTOR, "tier in ( edge , core )")];
+        assert_eq!(of(&both), (parsed("tier in (edge,core)"), String::new()));
+        let (read, warning) = of(&[(NODE, "edge"), (NODE_SELECTOR, "tier on (edge)")]);
+        assert_eq!(read, parsed("service.cilium.io/node=edge"));
+        assert!(warning.starts_with(NODE_SELECTOR) && warning.contains("is no label selector"), "{warning}");
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub fn any_service(object: &core::Service) -> Service {
         traffic_distribution: spec.traffic_distribution.unwrap_or_default(),
         balancing: Arc::new(balancing),
         exposed: annotations.exposed(),
-        node_label: annotations.node_label(),
+        nodes: annotations.nodes(),
         warnings: annotations.into_warnings(),
         ..Service::new(ServiceKey { namespace, name })
     }

@@ -33,6 +33,8 @@ pub(crate) struct Frontends {
     /// The source ranges this process has written.
     ranged: BTreeMap<(u32, u32), Vec<IpNet>>,
     next_service: u32,
+    /// An earlier process has written frontends.
+    adopted: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,7 @@ impl Frontends {
             written: BTreeMap::new(),
             ranged: BTreeMap::new(),
             next_service: highest + 1,
+            adopted: highest > 0,
         })
     }
 
@@ -318,6 +321,11 @@ impl Frontends {
     /// The backends that no frontend has any more since the last call.
     pub(crate) fn take_vanished(&mut self) -> Vec<L4> {
         self.references.take_vanished()
+    }
+
+    /// Whether an earlier process had written frontends when this was made.
+    pub(crate) fn is_adopted(&self) -> bool {
+        self.adopted
     }
 
     /// How many frontends, and how many backends they have together.

@@ -1,5 +1,6 @@
 //! Label and field selectors: their text syntax and matching.
 
+use causeway_model::{Operator, Requirement};
 use serde_json::Value;
 
 use super::error::{ApiError, ApiResult};
@@ -7,17 +8,7 @@ use super::object::{at, name, namespace};
 
 /// A parsed `labelSelector`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LabelSelector(Vec<Requirement>);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Requirement {
-    In(String, Vec<String>),
-    NotIn(String, Vec<String>),
-    Exists(String),
-    Absent(String),
-    Greater(String, i64),
-    Less(String, i64),
-}
+pub struct LabelSelector(causeway_model::LabelSelector);
 
 impl LabelSelector {
     /// Parses Kubernetes' text form: `a=b,c!=d,e in (f,g),h notin (i),j,!k,l>1`.
@@ -25,44 +16,35 @@ impl LabelSelector {
     /// # Errors
     /// 400 with the part that cannot be understood.
     pub fn parse(text: &str) -> ApiResult<Self> {
-        split_outside_parens(text)
-            .into_iter()
-            .map(|p| p.trim())
-            .filter(|p| !p.is_empty())
-            .map(parse_one)
-            .collect::<ApiResult<_>>()
-            .map(Self)
+        let bad = |e| ApiError::bad_request(format!("unable to parse requirement: {e}"));
+        causeway_model::LabelSelector::parse(text).map(Self).map_err(bad)
     }
 
     /// Reads a `metav1.LabelSelector` object (`matchLabels`, `matchExpressions`).
     pub fn from_object(selector: &Value) -> Self {
         let mut out = Vec::new();
+        let mut require = |key: &str, operator| out.push(Requirement { key: key.to_owned(), operator });
         for (k, v) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
-            out.push(Requirement::In(k.clone(), vec![v.as_str().unwrap_or("").to_string()]));
+            require(k, Operator::In(vec![v.as_str().unwrap_or("").to_string()]));
         }
         for e in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
-            let key = e["key"].as_str().unwrap_or("").to_string();
-            let values: Vec<String> = e["values"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .map(String::from)
-                .collect();
-            match e["operator"].as_str() {
-                Some("In") => out.push(Requirement::In(key, values)),
-                Some("NotIn") => out.push(Requirement::NotIn(key, values)),
-                Some("Exists") => out.push(Requirement::Exists(key)),
-                Some("DoesNotExist") => out.push(Requirement::Absent(key)),
-                _ => out.push(Requirement::In(key, Vec::new())),
-            }
+            let values = e["values"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let values: Vec<String> = values.map(String::from).collect();
+            let operator = match e["operator"].as_str() {
+                Some("In") => Operator::In(values),
+                Some("NotIn") => Operator::NotIn(values),
+                Some("Exists") => Operator::Exists,
+                Some("DoesNotExist") => Operator::Absent,
+                _ => Operator::In(Vec::new()),
+            };
+            require(e["key"].as_str().unwrap_or(""), operator);
         }
-        Self(out)
+        Self(causeway_model::LabelSelector(out))
     }
 
     /// Whether it selects everything.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.0.is_empty()
     }
 
     /// Whether an object's labels match.
@@ -72,78 +54,8 @@ impl LabelSelector {
 
     /// Whether a map of labels matches.
     pub fn matches_labels(&self, labels: Option<&Value>) -> bool {
-        let get = |k: &str| labels.and_then(|l| l.get(k)).and_then(Value::as_str);
-        self.0.iter().all(|r| match r {
-            Requirement::In(k, vs) => get(k).is_some_and(|v| vs.iter().any(|x| x == v)),
-            Requirement::NotIn(k, vs) => get(k).is_none_or(|v| vs.iter().all(|x| x != v)),
-            Requirement::Exists(k) => get(k).is_some(),
-            Requirement::Absent(k) => get(k).is_none(),
-            Requirement::Greater(k, n) => get(k).and_then(|v| v.parse::<i64>().ok()).is_some_and(|v| v > *n),
-            Requirement::Less(k, n) => get(k).and_then(|v| v.parse::<i64>().ok()).is_some_and(|v| v < *n),
-        })
+        self.0.matches(|key| labels.and_then(|l| l.get(key)).and_then(Value::as_str))
     }
-}
-
-fn split_outside_parens(text: &str) -> Vec<&str> {
-    let (mut depth, mut start, mut out) = (0i32, 0, Vec::new());
-    for (i, c) in text.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            ',' if depth == 0 => {
-                out.push(&text[start..i]);
-                start = i + 1;
-            }
-            _ => {}
-        }
-    }
-    out.push(&text[start..]);
-    out
-}
-
-fn parse_one(part: &str) -> ApiResult<Requirement> {
-    let bad =
-        || ApiError::bad_request(format!("unable to parse requirement: {part:?} is not a label selector"));
-    let key = |k: &str| -> ApiResult<String> {
-        let k = k.trim();
-        let fine = !k.is_empty() && k.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
-        if fine { Ok(k.to_string()) } else { Err(bad()) }
-    };
-    if let Some(rest) = part.strip_prefix('!') {
-        return Ok(Requirement::Absent(key(rest)?));
-    }
-    if let Some(open) = part.find('(') {
-        let inner = part[open + 1..].strip_suffix(')').ok_or_else(bad)?;
-        let values: Vec<String> = inner.split(',').map(|v| v.trim().to_string()).collect();
-        let mut words = part[..open].split_whitespace();
-        let (k, op) = (words.next().ok_or_else(bad)?, words.next().ok_or_else(bad)?);
-        return match (op, words.next()) {
-            ("in", None) => Ok(Requirement::In(key(k)?, values)),
-            ("notin", None) => Ok(Requirement::NotIn(key(k)?, values)),
-            _ => Err(bad()),
-        };
-    }
-    for (op, negated) in [("!=", true), ("==", false), ("=", false)] {
-        if let Some((k, v)) = part.split_once(op) {
-            let value = v.trim();
-            if value.chars().any(|c| !(c.is_ascii_alphanumeric() || "-_.".contains(c))) {
-                return Err(bad());
-            }
-            let values = vec![value.to_string()];
-            return Ok(if negated {
-                Requirement::NotIn(key(k)?, values)
-            } else {
-                Requirement::In(key(k)?, values)
-            });
-        }
-    }
-    if let Some((k, v)) = part.split_once('>') {
-        return Ok(Requirement::Greater(key(k)?, v.trim().parse().map_err(|_| bad())?));
-    }
-    if let Some((k, v)) = part.split_once('<') {
-        return Ok(Requirement::Less(key(k)?, v.trim().parse().map_err(|_| bad())?));
-    }
-    Ok(Requirement::Exists(key(part)?))
 }
 
 /// A parsed `fieldSelector`.

@@ -126,6 +126,9 @@ fn families(text: &str) -> std::result::Result<Families, String> {
     match text {
         "ipv4" => Ok(Families::AsWritten),
         "ipv4,ipv6" => Ok(Families::Dual),
+        "ipv6" => Err("IPv6 alone is not possible: the tunnel between nodes and the API servers have IPv4 addresses; use \
+                       ipv4,ipv6, and give Services `ipFamilies: [IPv6]`"
+            .to_owned()),
         _ => Err(format!("{text:?} is not possible: use ipv4, or ipv4,ipv6")),
     }
 }
@@ -290,4 +293,17 @@ fn own_kubeconfig() -> Result<PathBuf> {
     let home = std::env::var_os("HOME")
         .ok_or_else(|| Error::refused("HOME is not set: name a file after --merge"))?;
     Ok(PathBuf::from(home).join(".kube").join("config"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_that_can_be() {
+        assert_eq!(families("ipv4"), Ok(Families::AsWritten));
+        assert_eq!(families("ipv4,ipv6"), Ok(Families::Dual));
+        assert!(families("ipv6").unwrap_err().contains("use ipv4,ipv6"));
+        assert!(families("ipv5").is_err());
+    }
 }

@@ -1,14 +1,16 @@
-//! An HTTP server that says who it is.
+//! An HTTP server that says who it is, in HTTP/1.1 or HTTP/2 without TLS, as the client begins.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{Request, Response};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -43,16 +45,18 @@ pub(super) async fn serve(listen: SocketAddr, drain: Duration) -> Result<u8> {
         };
         tokio::spawn(async move {
             let service = hyper::service::service_fn(move |request| async move {
-                Ok::<_, Infallible>(answer(&request, client))
+                Ok::<_, Infallible>(answer(request, client))
             });
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            let server = auto::Builder::new(TokioExecutor::new());
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
 
-fn answer(request: &Request<Incoming>, client: SocketAddr) -> Response<Full<Bytes>> {
+fn answer(request: Request<Incoming>, client: SocketAddr) -> Response<BoxBody<Bytes, hyper::Error>> {
+    if request.uri().path() == "/echo" {
+        return Response::new(request.into_body().boxed());
+    }
     let own = Answer::own(client);
     let (kind, body) = match request.uri().path() {
         "/healthz" | "/readyz" => ("text/plain", Bytes::from_static(b"ok\n")),
@@ -81,8 +85,7 @@ fn answer(request: &Request<Incoming>, client: SocketAddr) -> Response<Full<Byte
             }
         }
     };
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = StatusCode::OK;
+    let mut response = Response::new(Full::new(body).map_err(|never| match never {}).boxed());
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
 }

@@ -25,7 +25,8 @@ pub struct WorkloadCommand {
 
 #[derive(Debug, Subcommand)]
 enum Kind {
-    /// Answer HTTP: who this is as JSON, or text with `Accept: text/plain`; /healthz, /readyz, /bytes?n=, /shutdown
+    /// Answer HTTP: who this is as JSON, or text with `Accept: text/plain`; /healthz, /readyz, /bytes?n=, /echo
+    /// (back what comes, as it comes), /shutdown; HTTP/1.1 and HTTP/2
     Http {
         /// Address to listen on, as in `:8080`
         #[arg(long, default_value = ":8080", value_parser = listen)]

@@ -120,8 +120,7 @@ impl Request {
                 let mut results = Vec::new();
                 let take = |n: u64| n.checked_sub(1);
                 while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
-                    let one = tokio::time::timeout(limit, one(&target, &uri)).await;
-                    results.push(one.unwrap_or_else(|_| Err("timed out".into())));
+                    results.push(in_time(limit, one(&target, &uri)).await);
                 }
                 results
             }));
@@ -155,8 +154,7 @@ impl Request {
             let (target, uri) = (target.clone(), uri.clone());
             running.spawn(async move {
                 let started = Instant::now();
-                let one = tokio::time::timeout(limit, one(&target, &uri)).await;
-                (started, one.unwrap_or_else(|_| Err("timed out".into())))
+                (started, in_time(limit, one(&target, &uri)).await)
             });
             while let Some(done) = running.try_join_next() {
                 done.into_iter().for_each(&mut add);
@@ -168,6 +166,26 @@ impl Request {
         counts.failing_ms = failing.map(|(first, last)| last.duration_since(first).as_millis() as u64);
         Ok(counts)
     }
+}
+
+/// Steps in which the time of a request is counted.
+const STEPS: u32 = 20;
+
+/// The answer, if there is one within a time. Only time in which this process runs counts: where it gets no processor for
+/// seconds, the answer is there already and only has to be read.
+async fn in_time(
+    limit: Duration,
+    answer: impl Future<Output = std::result::Result<Answer, String>>,
+) -> std::result::Result<Answer, String> {
+    tokio::pin!(answer);
+    for _ in 0..STEPS {
+        if let Ok(answer) = tokio::time::timeout(limit / STEPS, &mut answer).await {
+            return answer;
+        }
+        // Whatever else is due goes first: what has arrived meanwhile is read by another task.
+        tokio::task::yield_now().await;
+    }
+    Err("timed out".into())
 }
 
 async fn one(target: &str, uri: &http::Uri) -> std::result::Result<Answer, String> {
@@ -220,8 +238,7 @@ impl UdpRequest {
         let mut counts = Counts::default();
         let limit = Duration::from_millis(self.timeout);
         for _ in 0..self.count {
-            let result = tokio::time::timeout(limit, self.one()).await;
-            counts.add(result.unwrap_or_else(|_| Err("timed out".into())));
+            counts.add(in_time(limit, self.one()).await);
         }
         Ok(counts.print(self.output == "json"))
     }
@@ -251,5 +268,36 @@ impl UdpRequest {
             Some(_) => Err("what came back is not what was sent".into()),
             None => serde_json::from_slice(&buffer[..n]).map_err(|e| e.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stalled_client_blames_nobody() {
+        let limit = Duration::from_secs(3);
+        let answer = async |after: Duration| {
+            tokio::time::sleep(after).await;
+            Ok(Answer::default())
+        };
+        assert_eq!(in_time(limit, answer(Duration::from_millis(2900))).await, Ok(Answer::default()));
+        let late = in_time(limit, answer(Duration::from_millis(3100))).await;
+        assert_eq!(late, Err("timed out".into()));
+        // For ten seconds nothing of this process runs, and what arrived then needs another task to be read.
+        let (send, receive) = tokio::sync::oneshot::channel();
+        let reader = async move { receive.await.map_err(|_| "gone".to_string()) };
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::task::yield_now().await;
+            let _ = send.send(Answer::default());
+        });
+        let stalled = async {
+            tokio::task::yield_now().await;
+            tokio::time::advance(Duration::from_secs(10)).await;
+        };
+        let (answered, ()) = tokio::join!(in_time(limit, reader), stalled);
+        assert_eq!(answered, Ok(Answer::default()));
     }
 }

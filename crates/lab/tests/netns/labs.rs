@@ -19,6 +19,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("netns_two_labs_are_side_by_side", two_labs),
 ];
 
+/// A name that no other run of these tests has.
+fn named(test: &str) -> String {
+    format!("t-{test}-{}", std::process::id())
+}
+
 /// One cluster, so that a test takes a moment.
 fn small(pods: &str) -> Topology {
     let text = format!(
@@ -38,7 +43,7 @@ fn supervisor(lab: &Lab) -> Pid {
 }
 
 fn up_twice_and_down() {
-    let name = "t-twice";
+    let name = &*named("twice");
     let before = snapshot(name);
     let lab = up(name, "10.10.0.0/16").unwrap();
     assert!(!lab.was_up());
@@ -57,7 +62,7 @@ fn up_twice_and_down() {
     let text = String::from_utf8_lossy(&output.stdout).to_string();
     assert!(output.status.success(), "{output:?}");
     assert!(text.starts_with(&format!("{node}\n")), "{text}");
-    assert!(text.contains("0::/causeway-t-twice/cls-t/cls-t-1/"), "{text}");
+    assert!(text.contains(&format!("0::/causeway-{name}/cls-t/cls-t-1/")), "{text}");
     assert!(text.ends_with("eth0\nlo\n0\n"), "{text}");
     assert!(!std::path::Path::new("/usr/made-by-test").exists());
     assert_eq!(std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), host);
@@ -79,7 +84,7 @@ fn up_twice_and_down() {
 
 /// What brought a lab up without keeping it takes it along.
 fn killed_user() {
-    let name = "t-leash";
+    let name = &*named("leash");
     let before = snapshot(name);
     let mut user = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["lab", "--name", name, "up", "--foreground"])
@@ -95,7 +100,7 @@ fn killed_user() {
 }
 
 fn killed_supervisor() {
-    let name = "t-crash";
+    let name = &*named("crash");
     let before = snapshot(name);
     let lab = up(name, "10.10.0.0/16").unwrap().keep();
     assert_ne!(snapshot(name), before);
@@ -104,7 +109,7 @@ fn killed_supervisor() {
 }
 
 fn killed_watchdog() {
-    let name = "t-crash2";
+    let name = &*named("crash2");
     let before = snapshot(name);
     let lab = up(name, "10.10.0.0/16").unwrap().keep();
     let group = lab.dir().cgroup().unwrap().processes_below();
@@ -129,7 +134,7 @@ fn killed_watchdog() {
 }
 
 fn two_labs() {
-    let (one, two) = ("t-one", "t-two");
+    let (one, two) = (&*named("one"), &*named("two"));
     let before = snapshot(one);
     let first = up(one, "10.10.0.0/16").unwrap();
     let second = up(two, "10.10.0.0/16").unwrap();

@@ -17,8 +17,8 @@ pub struct Location {
     pub zone: Option<String>,
     /// Zone hints are honoured (`enable-service-topology`).
     pub topology: bool,
-    /// The value of this node's label `service.cilium.io/node`.
-    pub node_label: Option<String>,
+    /// The labels of this node: Services may choose which nodes serve them by labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// How fit a backend is; a better one takes the connections, wherever it is.

@@ -351,7 +351,7 @@ impl ServiceMerger {
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let served = |rank: Rank| {
-            let elsewhere = service.node_label.is_some() && service.node_label != self.location.node_label;
+            let elsewhere = !service.nodes.matches(|key| self.location.labels.get(key).map(String::as_str));
             service.exposed.has(rank.kind()) && (rank == Rank::ClusterIp || !elsewhere)
         };
         // Source ranges are those of the load balancer's addresses, as in Kubernetes.

@@ -61,7 +61,7 @@ fn location() -> Location {
         node: Some("n0".into()),
         zone: Some("z0".into()),
         topology: true,
-        node_label: None,
+        labels: BTreeMap::new(),
     }
 }
 

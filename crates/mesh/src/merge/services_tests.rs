@@ -188,7 +188,10 @@ fn several_service_ports_on_one_target_port_keep_their_remote_backends() {
 #[test]
 fn balancing_goes_with_the_frontends() {
     use causeway_model::lb::{Algorithm, Forwarding};
-    let mut m = ServiceMerger::at(Location { node_label: Some("edge".into()), ..Location::default() });
+    let mut m = ServiceMerger::at(Location {
+        labels: [("tier".into(), "edge".into())].into(),
+        ..Location::default()
+    });
     let mut svc = service(Sharing::default());
     svc.kind = ServiceType::LoadBalancer;
     svc.load_balancer_ips = vec!["203.0.113.5".parse().unwrap()];
@@ -217,10 +220,12 @@ fn balancing_goes_with_the_frontends() {
     m.apply_service(Event::Upsert(svc.clone()));
     assert_eq!(all(&m), [(FrontendKind::ClusterIP, open.clone())]);
     svc.exposed = causeway_model::Exposure::default();
-    for (label, frontends) in [(None, 3), (Some("edge"), 3), (Some("core"), 1)] {
-        svc.node_label = label.map(ToOwned::to_owned);
+    for (nodes, frontends) in
+        [("", 3), ("tier=edge", 3), ("tier in (edge,core)", 3), ("tier!=edge", 1), ("big", 1)]
+    {
+        svc.nodes = causeway_model::LabelSelector::parse(nodes).unwrap();
         m.apply_service(Event::Upsert(svc.clone()));
-        assert_eq!(m.snapshot().len(), frontends, "{label:?}");
+        assert_eq!(m.snapshot().len(), frontends, "{nodes:?}");
     }
 }
 
