@@ -76,6 +76,26 @@ __global int outside(struct __sk_buff *skb, __u32 family)
 	return to_frontend(skb, s, &key);
 }
 
+/* Under native routing, what pods of other nodes send to a pod of this one. Everybody else's packets are
+ * for the stack, whose connection tracking has to know them when the answers leave by it. */
+static __always_inline int pod_to_pod(struct __sk_buff *skb, __u32 family)
+{
+	struct packet packet;
+	struct endpoint *to;
+	struct address src, dst;
+
+	if (!parse(skb, family, &packet))
+		return NOT_OURS;
+	dst = destination(&packet);
+	to = bpf_map_lookup_elem(&cw_endpoints, &dst);
+	if (!to || hops(&packet) <= 1)
+		return NOT_OURS;
+	src = source(&packet);
+	if (!is_pod_identity(identity_of(&src)))
+		return NOT_OURS;
+	return deliver(skb, &packet, to);
+}
+
 SEC("classifier")
 int from_netdev(struct __sk_buff *skb)
 {
@@ -83,6 +103,13 @@ int from_netdev(struct __sk_buff *skb)
 
 	if (!family || skb->pkt_type != PACKET_HOST)
 		return ACT_OK;
+	if (NATIVE_ROUTING) {
+		int verdict = family == FAMILY_V4 ? pod_to_pod(skb, FAMILY_V4) :
+						    pod_to_pod(skb, FAMILY_V6);
+
+		if (verdict != NOT_OURS)
+			return verdict;
+	}
 	return outside(skb, family);
 }
 

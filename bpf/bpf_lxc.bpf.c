@@ -4,11 +4,9 @@
 
 #include "lib/deliver.h"
 #include "lib/link.h"
+#include "lib/native.h"
 #include "lib/refuse.h"
 #include "lib/route.h"
-
-/* A verdict no program returns: the packet is somebody else's to judge. */
-#define NOT_OURS (-1)
 
 /* Into the tunnel, under the pod's identity. */
 static __always_inline int tunnelled(struct __sk_buff *skb, const struct packet *packet, __be32 node,
@@ -40,6 +38,8 @@ __global int onward(struct __sk_buff *skb, const struct tuple *flow, __u32 ident
 	if (to)
 		return deliver(skb, &packet, to);
 	remote = ipcache_lookup(&dst);
+	if (NATIVE_ROUTING && remote && is_pod_identity(remote->identity))
+		return route_natively(skb, flow->family);
 	if (!remote || !remote->tunnel_endpoint)
 		return NOT_OURS;
 	return tunnelled(skb, &packet, remote->tunnel_endpoint, identity);
@@ -145,6 +145,8 @@ static __always_inline int forward(struct __sk_buff *skb, __u32 family)
 	if (to)
 		return deliver(skb, &packet, to);
 	remote = ipcache_lookup(&dst);
+	if (NATIVE_ROUTING && remote && is_pod_identity(remote->identity))
+		return route_natively(skb, family);
 	if (!remote || !remote->tunnel_endpoint)
 		return to_service(skb, family, from);
 	return tunnelled(skb, &packet, remote->tunnel_endpoint, from->identity);

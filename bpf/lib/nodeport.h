@@ -5,6 +5,7 @@
 
 #include "deliver.h"
 #include "nat.h"
+#include "native.h"
 #include "refuse.h"
 #include "route.h"
 #include "service.h"
@@ -33,12 +34,13 @@ static __always_inline int set_nat_source(struct tuple *out, int by_tunnel)
 static __always_inline int to_local(struct __sk_buff *skb, struct scratch *s,
 				    const struct endpoint *pod)
 {
+	struct address source = address_of(&s->flow, s->flow.src);
 	struct packet packet;
 	int reason;
 
 	s->out.flags = FLOW_IN;
 	mark_flows(pod ? pod->id : HOST_FLOWS, FLOWS_BACKEND);
-	reason = service_flow(&s->out, &s->l4, &s->flow, CT_NODE_PORT, IDENTITY_WORLD);
+	reason = service_flow(&s->out, &s->l4, &s->flow, CT_NODE_PORT, identity_of(&source));
 	if (!reason)
 		reason = rewrite(skb, &s->l4, &s->flow, &s->out);
 	if (reason)

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use causeway_datapath::{Config, Datapath, PodNetwork};
+use causeway_datapath::{Config, Datapath, PodNetwork, Routing};
 use causeway_lab::runtime::Cgroup;
 use causeway_model::{Event, IpEntry};
 use nix::mount::{MsFlags, mount};
@@ -36,6 +36,8 @@ impl Node {
             cgroup: cgroup.0.clone(),
             state_dir: dir.path().join("state"),
             node_ip: Ipv4Addr::new(172, 31, 0, 1),
+            routing: Routing::Tunnel,
+            native_cidrs: vec![],
             networks: vec![PodNetwork {
                 cidr: "10.250.0.0/24".parse()?,
                 internal_ip: Ipv4Addr::new(10, 250, 0, 1).into(),
