@@ -3,6 +3,7 @@
  * side of its veth pair. */
 
 #include "lib/deliver.h"
+#include "lib/dsr.h"
 #include "lib/link.h"
 #include "lib/native.h"
 #include "lib/refuse.h"
@@ -85,7 +86,8 @@ __global int to_service(struct __sk_buff *skb, __u32 family, const struct endpoi
 		return ACT_OK;
 	if (reason == REASON_NO_BACKEND)
 		return refuse(skb, &s->flow, &s->l4, DIRECTION_EGRESS);
-	if (reason)
+	/* What a pod begins is answered to the pod. */
+	if (reason && reason != SERVICE_DSR)
 		return drop(skb, reason, DIRECTION_EGRESS);
 	dst = address_of(&s->out, s->out.dst);
 	if (owns(from, &dst)) {
@@ -127,6 +129,16 @@ static __always_inline int forward(struct __sk_buff *skb, __u32 family)
 		if (is_link_message(skb, &packet))
 			return ACT_OK;
 		return drop(skb, REASON_INVALID_SOURCE, DIRECTION_EGRESS);
+	}
+
+	/* Nobody is told by a pod whose address an answer has to have. */
+	if (NATIVE_ROUTING && may_carry_dsr(&packet)) {
+		struct scratch *s = scratch();
+
+		if (!s || dsr_get(skb, family, &s->quote))
+			return drop(skb, REASON_DSR_REFUSED, DIRECTION_EGRESS);
+		if (!parse(skb, family, &packet))
+			return drop(skb, REASON_INVALID_PACKET, DIRECTION_EGRESS);
 	}
 
 	/* The stack answers what has no hop left, and what is for itself or the world. */

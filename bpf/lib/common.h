@@ -43,6 +43,8 @@
 #define REASON_FRAGMENT_NOT_FOUND 175
 #define REASON_SOURCE_RANGE 177
 #define REASON_TTL 196
+/* Cilium has none for it. */
+#define REASON_DSR_REFUSED 250
 
 /* Directions, from the pod's point of view. */
 #define DIRECTION_INGRESS 1

@@ -8,6 +8,9 @@
 
 /* Set when the programs are loaded. */
 const volatile __u32 NATIVE_ROUTING = 0;
+/* The identities of this cluster's pods. */
+const volatile __u32 OWN_IDENTITY_MIN = 0;
+const volatile __u32 OWN_IDENTITY_MAX = 0;
 
 /* Who is behind an address that is not this node's, for all that is known. Nobody is this node because a
  * packet says so. */
@@ -18,6 +21,17 @@ static __always_inline __u32 identity_of(const struct address *address)
 	if (!remote || remote->identity == IDENTITY_UNKNOWN || remote->identity == IDENTITY_HOST)
 		return IDENTITY_WORLD;
 	return remote->identity;
+}
+
+/* The same of who has sent a packet of this flow. */
+__global int sender_of(const struct tuple *flow)
+{
+	struct address source;
+
+	if (!flow)
+		return IDENTITY_WORLD;
+	source = address_of(flow, flow->src);
+	return (int)identity_of(&source);
 }
 
 /* Whether an identity is that of pods: of a cluster, or a node's health endpoint. */

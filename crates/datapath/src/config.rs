@@ -1,13 +1,14 @@
 //! What a node's datapath is told at start.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 
 use crate::attach::AttachMode;
 use crate::routing::Routing;
-use crate::{Balance, Error, IpPair};
+use crate::{Balance, Error, IpPair, LbMode};
 
 /// What VXLAN over IPv4 adds to a packet, bytes (behaviours 4.2).
 const TUNNEL_OVERHEAD: u32 = 50;
@@ -30,6 +31,8 @@ pub struct Config {
     /// Where pods go under their own address, beside the pods and, under native routing, the nodes of all
     /// clusters (`ipv4-native-routing-cidr`, `ipv6-native-routing-cidr`).
     pub native_cidrs: Vec<IpNet>,
+    /// The identities of this cluster's pods.
+    pub identities: RangeInclusive<u32>,
     /// What the node has of the pod network: one for each family in use, at least one.
     pub networks: Vec<PodNetwork>,
     /// MTU of the underlay, bytes.
@@ -81,6 +84,13 @@ impl Config {
         }
         if let Some(cidr) = self.native_cidrs.iter().find(|cidr| !self.has_family_of(cidr.addr())) {
             tracing::warn!(%cidr, "a native routing CIDR of a family that is not enabled");
+        }
+        if self.balance.mode != LbMode::Snat && !self.routing.is_native() {
+            return refuse(
+                "bpf-lb-mode is dsr or hybrid, and a tunnel cannot tell a backend's node what to answer with; \
+                 set routing-mode=native, or bpf-lb-mode=snat"
+                    .into(),
+            );
         }
         if v6 > 0 && self.mtu() < MIN_MTU_V6 {
             return refuse(format!(

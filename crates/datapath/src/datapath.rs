@@ -98,6 +98,7 @@ impl Datapath {
         let constants = Constants {
             vxlan: if native { 0 } else { device },
             native,
+            identities: config.identities.clone(),
             netns: netlink::cookie()?,
             host_netns_only: config.balance.host_netns_only,
             refuse_no_backend: !config.balance.drop_no_backend,
@@ -108,7 +109,7 @@ impl Datapath {
         let mut objects = Objects::load(&pins, &constants, &config.balance.sizes)?;
         let tunnel_end = (!native).then_some(IpAddr::V4(config.node_ip));
         let addresses = Addresses::new(Ipcache::take(&mut objects.lxc)?, tunnel_end);
-        let frontends = Frontends::take(&mut objects.sock, config.balance.clone())?;
+        let frontends = Frontends::take(&mut objects.sock, config.balance.clone(), native)?;
         let nodes = NodeAddresses::take(&mut objects.sock)?;
         let flows = Table::take(&mut objects.sock, "cw_lb_reverse")?;
         let by_address = Table::take(&mut objects.lxc, "cw_endpoints")?;
@@ -293,7 +294,7 @@ impl Datapath {
     /// [`Error::Netlink`], [`Error::Masquerade`]; the next call compares everything.
     pub fn set_remote_nodes(&mut self, nodes: RemoteNodes, complete: bool) -> Result<(), Error> {
         if self.routes.set(nodes, complete)? {
-            self.masquerade().inspect_err(|_| self.routes.recheck())?;
+            self.masquerade().inspect_err(|_| self.routes.forget())?;
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ mod terminate;
 
 pub use addresses::Stats;
 pub use attach::AttachMode;
-pub use balance::{Balance, NodePorts, Sizes};
+pub use balance::{Balance, LbMode, NodePorts, Sizes};
 pub use config::{Config, PodNetwork};
 pub use datapath::Datapath;
 pub use endpoint::{Endpoint, EndpointSpec};

@@ -59,6 +59,8 @@ pub(crate) struct Constants {
     /// Index of the tunnel device; 0 under native routing.
     pub(crate) vxlan: u32,
     pub(crate) native: bool,
+    /// The identities of this cluster's pods.
+    pub(crate) identities: RangeInclusive<u32>,
     /// Cookie of the node's own network namespace.
     pub(crate) netns: u64,
     pub(crate) host_netns_only: bool,
@@ -80,6 +82,8 @@ impl Constants {
         vec![
             ("VXLAN_IFINDEX", self.vxlan.to_ne_bytes().to_vec(), &["bpf_host", "bpf_lxc"]),
             ("NATIVE_ROUTING", word(self.native), &["bpf_host", "bpf_lxc"]),
+            ("OWN_IDENTITY_MIN", self.identities.start().to_ne_bytes().to_vec(), DEVICES),
+            ("OWN_IDENTITY_MAX", self.identities.end().to_ne_bytes().to_vec(), DEVICES),
             ("HOST_NETNS_COOKIE", self.netns.to_ne_bytes().to_vec(), &["bpf_sock"]),
             ("HOST_NETNS_ONLY", word(self.host_netns_only), &["bpf_sock"]),
             ("REFUSE_NO_BACKEND", word(self.refuse_no_backend), &["bpf_host", "bpf_lxc"]),

@@ -38,6 +38,7 @@ impl Node {
             node_ip: Ipv4Addr::new(172, 31, 0, 1),
             routing: Routing::Tunnel,
             native_cidrs: vec![],
+            identities: 1 << 16..=0x1_ffff,
             networks: vec![PodNetwork {
                 cidr: "10.250.0.0/24".parse()?,
                 internal_ip: Ipv4Addr::new(10, 250, 0, 1).into(),

@@ -146,12 +146,14 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
         internal_ip: pool.internal_ip(),
         masquerade: if pool.cidr().addr().is_ipv6() { masquerade.1 } else { masquerade.0 },
     };
+    let identities = info.id.identities(info.max_clusters);
     let datapath = Config {
         bpffs: config.require("bpf-root")?,
         cgroup: config.require("cgroup-root")?,
         state_dir: config.require("state-dir")?,
         node_ip: facts.node_ip,
         routing: routing::settings(&config)?,
+        identities: identities.start().0..=identities.end().0,
         native_cidrs: routing::native_cidrs(&config)?,
         networks: pools.iter().map(network).collect(),
         underlay_mtu: node::underlay_mtu(facts.node_ip),

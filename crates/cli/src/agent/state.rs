@@ -27,6 +27,7 @@ use super::looks::{Look, Services};
 use super::node_addresses::NodeAddresses;
 use super::owner::Owner;
 use crate::metrics::services::{Action, ServiceMetrics};
+use crate::settings;
 
 /// How soon a failed write into the kernel is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -79,7 +80,7 @@ impl Sources {
         Ok(Self {
             nodes: source::nodes(client.clone(), info.clone()).boxed(),
             addresses: source::addresses(client.clone(), slices),
-            services: source::services(client.clone(), proxy).boxed(),
+            services: source::services(client.clone(), proxy, settings::is_native(config)).boxed(),
             slices: source::endpoint_slices(client.clone()).boxed(),
             host_ports: source::host_ports(client.clone(), node).boxed(),
             remotes,

@@ -8,6 +8,7 @@ mod failover;
 mod forwarding;
 mod health;
 mod names;
+mod native;
 mod operator;
 mod servers;
 mod services;

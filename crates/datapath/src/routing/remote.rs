@@ -24,6 +24,8 @@ pub(crate) struct Routes {
     /// the routes into it say it.
     inherited: BTreeSet<IpNet>,
     unreachable: BTreeMap<IpNet, String>,
+    /// All routes are to be compared with the kernel's.
+    recheck: bool,
 }
 
 impl Routes {
@@ -35,6 +37,7 @@ impl Routes {
             known: None,
             inherited: BTreeSet::new(),
             unreachable: BTreeMap::new(),
+            recheck: false,
         }
     }
 
@@ -48,9 +51,10 @@ impl Routes {
     pub(crate) fn set(&mut self, mut wanted: RemoteNodes, complete: bool) -> Result<bool, Error> {
         let sources = self.sources;
         wanted.pod_cidrs.retain(|cidr, _| sources.like(cidr.addr()).is_some());
-        wanted.addresses.retain(|ip| sources.like(*ip).is_some());
+        wanted.addresses.retain(|ip| self.routing.is_native() && sources.like(*ip).is_some());
         let before = self.known.take();
         let first = before.is_none();
+        let all = first || std::mem::take(&mut self.recheck);
         let known = match before {
             Some(known) => known,
             None => self.found()?,
@@ -62,13 +66,13 @@ impl Routes {
         }
         let inherited = complete && !std::mem::take(&mut self.inherited).is_empty();
         match self.routing {
-            Routing::Tunnel if first || known.pod_cidrs != wanted.pod_cidrs => {
-                self.into_tunnel(&known, &wanted, first)?;
+            Routing::Tunnel if all || known.pod_cidrs != wanted.pod_cidrs => {
+                self.into_tunnel(&known, &wanted, all)?;
             }
             Routing::Native(NodeRoutes::Direct | NodeRoutes::DirectWherePossible)
-                if first || known.pod_cidrs != wanted.pod_cidrs =>
+                if all || known.pod_cidrs != wanted.pod_cidrs =>
             {
-                self.by_nodes(&known, &wanted, first)?;
+                self.by_nodes(&known, &wanted, all)?;
             }
             Routing::Tunnel | Routing::Native(_) => {}
         }
@@ -85,9 +89,13 @@ impl Routes {
         pods.copied().chain(nodes.copied().map(IpNet::from)).chain(self.inherited.iter().copied()).collect()
     }
 
-    /// The next call compares with the kernel: after an error, or where routes may have gone with a
-    /// link that was down.
+    /// The next call compares all routes with the kernel's: some may have gone with a link that was down.
     pub(crate) fn recheck(&mut self) {
+        self.recheck = true;
+    }
+
+    /// The next call begins anew: what was wanted is not in force.
+    pub(crate) fn forget(&mut self) {
         self.known = None;
     }
 
@@ -107,11 +115,12 @@ impl Routes {
         })
     }
 
-    fn into_tunnel(&self, known: &RemoteNodes, wanted: &RemoteNodes, first: bool) -> Result<(), Error> {
+    /// What is new, or `all`.
+    fn into_tunnel(&self, known: &RemoteNodes, wanted: &RemoteNodes, all: bool) -> Result<(), Error> {
         let (device, sources) = (self.device, self.sources);
         let gone: BTreeSet<_> =
             known.pod_cidrs.keys().filter(|cidr| !wanted.pod_cidrs.contains_key(*cidr)).copied().collect();
-        let new = wanted.pod_cidrs.keys().filter(|cidr| first || !known.pod_cidrs.contains_key(*cidr));
+        let new = wanted.pod_cidrs.keys().filter(|cidr| all || !known.pod_cidrs.contains_key(*cidr));
         netlink::run(None, async |host| {
             let routes = if gone.is_empty() { vec![] } else { host.routes_by(device).await? };
             for (_, route) in routes.into_iter().filter(|(to, _)| gone.contains(to)) {
@@ -124,11 +133,11 @@ impl Routes {
         })
     }
 
-    /// Only what is new is looked at, or all if this is the `first` time.
-    fn by_nodes(&mut self, known: &RemoteNodes, wanted: &RemoteNodes, first: bool) -> Result<(), Error> {
+    /// Looks at what is new, or `all`.
+    fn by_nodes(&mut self, known: &RemoteNodes, wanted: &RemoteNodes, all: bool) -> Result<(), Error> {
         let differs = |(cidr, node): &(&IpNet, &Option<IpAddr>)| known.pod_cidrs.get(*cidr) != Some(*node);
         let checked: BTreeSet<IpNet> =
-            wanted.pod_cidrs.iter().filter(|route| first || differs(route)).map(|(cidr, _)| *cidr).collect();
+            wanted.pod_cidrs.iter().filter(|route| all || differs(route)).map(|(cidr, _)| *cidr).collect();
         let unreachable = netlink::run(None, async |host| {
             let mut ways: BTreeMap<IpAddr, Way> = BTreeMap::new();
             for node in checked.iter().filter_map(|cidr| wanted.pod_cidrs[cidr]) {

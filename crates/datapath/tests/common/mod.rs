@@ -169,6 +169,8 @@ impl Node {
             node_ip: ip,
             routing: Routing::Tunnel,
             native_cidrs: vec![],
+            // Every node is of a cluster of its own number.
+            identities: u32::from(n) << 16..=u32::from(n) << 16 | 0xffff,
             networks: vec![
                 PodNetwork {
                     cidr: format!("10.{n}.0.0/24").parse().unwrap(),

@@ -221,6 +221,9 @@ fn balancing_goes_with_the_frontends() {
         svc.node_label = label.map(ToOwned::to_owned);
         m.apply_service(Event::Upsert(svc.clone()));
         assert_eq!(m.snapshot().len(), frontends, "{label:?}");
+        // Not every node has them: none may have to answer under such an address.
+        let snat = m.snapshot().into_values().all(|f| f.balancing.forwarding == Some(Forwarding::Snat));
+        assert_eq!(snat, label.is_some());
     }
 }
 
