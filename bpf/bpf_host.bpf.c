@@ -23,7 +23,8 @@ static __always_inline int no_frontend(struct __sk_buff *skb, struct tuple *tupl
 }
 
 /* To the frontend at `key`. */
-static __always_inline int to_frontend(struct __sk_buff *skb, struct scratch *s, struct l4 *key)
+static __always_inline int to_frontend(struct __sk_buff *skb, struct scratch *s, struct l4 *key,
+				       __u8 kind)
 {
 	struct endpoint *pod;
 	struct address dst;
@@ -37,12 +38,14 @@ static __always_inline int to_frontend(struct __sk_buff *skb, struct scratch *s,
 		return ACT_OK;
 	if (reason == REASON_NO_BACKEND)
 		return refuse(skb, &s->flow, &s->l4, DIRECTION_INGRESS);
-	if (reason)
+	if (reason && reason != SERVICE_DSR)
 		return drop(skb, reason, DIRECTION_INGRESS);
 	dst = address_of(&s->out, s->out.dst);
 	pod = bpf_map_lookup_elem(&cw_endpoints, &dst);
 	if (pod || is_own_address(&dst))
 		return to_local(skb, s, pod);
+	if (reason == SERVICE_DSR && (kind == KIND_NODE_PORT || !is_of_other_cluster(&s->out)))
+		return to_remote_directly(skb);
 	return to_remote(skb, s, port);
 }
 
@@ -73,7 +76,33 @@ __global int outside(struct __sk_buff *skb, __u32 family)
 	source = address_of(&s->flow, s->flow.src);
 	if (!is_source_allowed(frontend, &source))
 		return drop(skb, REASON_SOURCE_RANGE, DIRECTION_INGRESS);
-	return to_frontend(skb, s, &key);
+	return to_frontend(skb, s, &key, frontend->kind);
+}
+
+/* Under native routing, what is for a pod of this node. What pods of other nodes have sent to it goes to
+ * it; everybody else's packets are for the stack, whose connection tracking has to know them when the
+ * answers leave by it. Clients of services may have come by another node. */
+static __always_inline int to_own_pod(struct __sk_buff *skb, __u32 family)
+{
+	struct packet packet;
+	struct endpoint *to;
+	struct address src, dst;
+	int told, verdict;
+
+	if (!parse(skb, family, &packet))
+		return NOT_OURS;
+	dst = destination(&packet);
+	told = may_carry_dsr(&packet);
+	to = bpf_map_lookup_elem(&cw_endpoints, &dst);
+	if (!to && !told)
+		return NOT_OURS;
+	if (to && !told && hops(&packet) > 1) {
+		src = source(&packet);
+		if (is_pod_identity(identity_of(&src)))
+			return deliver(skb, &packet, to);
+	}
+	verdict = from_other_node(skb, family);
+	return to && verdict == NOT_OURS ? ACT_OK : verdict;
 }
 
 SEC("classifier")
@@ -83,6 +112,13 @@ int from_netdev(struct __sk_buff *skb)
 
 	if (!family || skb->pkt_type != PACKET_HOST)
 		return ACT_OK;
+	if (NATIVE_ROUTING) {
+		int verdict = family == FAMILY_V4 ? to_own_pod(skb, FAMILY_V4) :
+						    to_own_pod(skb, FAMILY_V6);
+
+		if (verdict != NOT_OURS)
+			return verdict;
+	}
 	return outside(skb, family);
 }
 

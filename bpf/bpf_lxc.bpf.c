@@ -3,12 +3,11 @@
  * side of its veth pair. */
 
 #include "lib/deliver.h"
+#include "lib/dsr.h"
 #include "lib/link.h"
+#include "lib/native.h"
 #include "lib/refuse.h"
 #include "lib/route.h"
-
-/* A verdict no program returns: the packet is somebody else's to judge. */
-#define NOT_OURS (-1)
 
 /* Into the tunnel, under the pod's identity. */
 static __always_inline int tunnelled(struct __sk_buff *skb, const struct packet *packet, __be32 node,
@@ -40,6 +39,8 @@ __global int onward(struct __sk_buff *skb, const struct tuple *flow, __u32 ident
 	if (to)
 		return deliver(skb, &packet, to);
 	remote = ipcache_lookup(&dst);
+	if (NATIVE_ROUTING && remote && is_pod_identity(remote->identity))
+		return route_natively(skb, flow->family);
 	if (!remote || !remote->tunnel_endpoint)
 		return NOT_OURS;
 	return tunnelled(skb, &packet, remote->tunnel_endpoint, identity);
@@ -85,7 +86,8 @@ __global int to_service(struct __sk_buff *skb, __u32 family, const struct endpoi
 		return ACT_OK;
 	if (reason == REASON_NO_BACKEND)
 		return refuse(skb, &s->flow, &s->l4, DIRECTION_EGRESS);
-	if (reason)
+	/* What a pod begins is answered to the pod. */
+	if (reason && reason != SERVICE_DSR)
 		return drop(skb, reason, DIRECTION_EGRESS);
 	dst = address_of(&s->out, s->out.dst);
 	if (owns(from, &dst)) {
@@ -129,6 +131,16 @@ static __always_inline int forward(struct __sk_buff *skb, __u32 family)
 		return drop(skb, REASON_INVALID_SOURCE, DIRECTION_EGRESS);
 	}
 
+	/* Nobody is told by a pod whose address an answer has to have. */
+	if (NATIVE_ROUTING && may_carry_dsr(&packet)) {
+		struct scratch *s = scratch();
+
+		if (!s || dsr_get(skb, family, &s->quote))
+			return drop(skb, REASON_DSR_REFUSED, DIRECTION_EGRESS);
+		if (!parse(skb, family, &packet))
+			return drop(skb, REASON_INVALID_PACKET, DIRECTION_EGRESS);
+	}
+
 	/* The stack answers what has no hop left, and what is for itself or the world. */
 	if (hops(&packet) <= 1)
 		return ACT_OK;
@@ -145,6 +157,8 @@ static __always_inline int forward(struct __sk_buff *skb, __u32 family)
 	if (to)
 		return deliver(skb, &packet, to);
 	remote = ipcache_lookup(&dst);
+	if (NATIVE_ROUTING && remote && is_pod_identity(remote->identity))
+		return route_natively(skb, family);
 	if (!remote || !remote->tunnel_endpoint)
 		return to_service(skb, family, from);
 	return tunnelled(skb, &packet, remote->tunnel_endpoint, from->identity);

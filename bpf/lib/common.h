@@ -8,6 +8,8 @@
 /* linux/tcx and pkt_cls verdicts. */
 #define ACT_OK 0
 #define ACT_DROP 2
+/* A verdict no program returns: the packet is somebody else's to judge. */
+#define NOT_OURS (-1)
 
 #define PACKET_HOST 0
 
@@ -15,7 +17,11 @@
 #define IDENTITY_UNKNOWN 0
 #define IDENTITY_HOST 1
 #define IDENTITY_WORLD 2
+#define IDENTITY_HEALTH 4
 #define IDENTITY_REMOTE_NODE 6
+/* Those of pods, and from where on they mean something on one node only. */
+#define IDENTITY_FIRST_POD 256
+#define IDENTITY_FIRST_LOCAL (1 << 24)
 
 /* Reasons, with Cilium's numbers (behaviours 3.7); 0 is "forwarded". */
 #define REASON_FORWARDED 0
@@ -37,6 +43,8 @@
 #define REASON_FRAGMENT_NOT_FOUND 175
 #define REASON_SOURCE_RANGE 177
 #define REASON_TTL 196
+/* Cilium has none for it. */
+#define REASON_DSR_REFUSED 250
 
 /* Directions, from the pod's point of view. */
 #define DIRECTION_INGRESS 1

@@ -18,6 +18,8 @@
 #define CT_LOOPBACK (1 << 3)
 /* Of a client outside. */
 #define CT_NODE_PORT (1 << 4)
+/* The backend's node answers the client directly. */
+#define CT_DSR (1 << 5)
 
 struct ct_entry {
 	/* The backend, in an entry with FLOW_SERVICE; else the frontend the client believes to talk to,
@@ -86,14 +88,17 @@ static __always_inline struct ct_entry *ct_find(const struct tuple *tuple, __u32
 	return entry;
 }
 
-static __always_inline __u32 ct_timeout(__u8 protocol, __u16 flags)
+static __always_inline __u32 ct_timeout(const struct tuple *tuple, __u16 flags)
 {
 	const __u16 closed = CT_ORIGIN_CLOSING | CT_REPLY_CLOSING;
 
-	if (protocol != IPPROTO_TCP)
+	if (tuple->protocol != IPPROTO_TCP)
 		return CT_TIMEOUT_ANY;
 	if ((flags & closed) == closed)
 		return CT_TIMEOUT_CLOSING;
+	/* That the other side ends as well is not seen here. */
+	if (flags & CT_DSR && flags & CT_ORIGIN_CLOSING && tuple->flags == FLOW_SERVICE)
+		return CT_TIMEOUT_ANY;
 	return flags & CT_SEEN_NON_SYN ? CT_TIMEOUT_TCP : CT_TIMEOUT_SYN;
 }
 
@@ -126,7 +131,7 @@ static __always_inline void ct_touch(struct ct_entry *entry, const struct tuple 
 		else if (!reply && (entry->origin_seen | tcp_flags) != entry->origin_seen)
 			entry->origin_seen |= tcp_flags;
 	}
-	expires = now + ct_timeout(tuple->protocol, flags);
+	expires = now + ct_timeout(tuple, flags);
 	if (expires - entry->expires + CT_GRAIN > 2 * CT_GRAIN)
 		entry->expires = expires;
 }
@@ -146,7 +151,7 @@ static __always_inline int ct_create(const struct tuple *tuple, struct ct_entry 
 	if (tuple->protocol == IPPROTO_TCP)
 		entry->flags |= ct_flags_of(tcp_flags, 0);
 	entry->origin_seen = tcp_flags;
-	entry->expires = now + ct_timeout(tuple->protocol, entry->flags);
+	entry->expires = now + ct_timeout(tuple, entry->flags);
 	return bpf_map_update_elem(ct_map(tuple), tuple, entry, BPF_ANY) ? REASON_CT_INSERT : 0;
 }
 

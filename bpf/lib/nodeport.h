@@ -4,7 +4,9 @@
 #pragma once
 
 #include "deliver.h"
+#include "dsr.h"
 #include "nat.h"
+#include "native.h"
 #include "refuse.h"
 #include "route.h"
 #include "service.h"
@@ -38,7 +40,7 @@ static __always_inline int to_local(struct __sk_buff *skb, struct scratch *s,
 
 	s->out.flags = FLOW_IN;
 	mark_flows(pod ? pod->id : HOST_FLOWS, FLOWS_BACKEND);
-	reason = service_flow(&s->out, &s->l4, &s->flow, CT_NODE_PORT, IDENTITY_WORLD);
+	reason = service_flow(&s->out, &s->l4, &s->flow, CT_NODE_PORT, sender_of(&s->flow));
 	if (!reason)
 		reason = rewrite(skb, &s->l4, &s->flow, &s->out);
 	if (reason)
@@ -103,6 +105,115 @@ static __always_inline int to_remote(struct __sk_buff *skb, struct scratch *s, _
 		return drop(skb, REASON_TUNNEL_KEY, DIRECTION_EGRESS);
 	count(skb, REASON_FORWARDED, DIRECTION_EGRESS);
 	return bpf_redirect(VXLAN_IFINDEX, 0);
+}
+
+/* To a backend of another node that answers the client itself. scratch is as for to_remote(). */
+__global int to_remote_directly(struct __sk_buff *skb)
+{
+	struct scratch *s = scratch();
+	struct bpf_fib_lookup fib = {};
+	int told, cut = 0, reason;
+	__u32 mtu = 0, room;
+	long found;
+
+	if (!s)
+		return ACT_DROP;
+	told = dsr_is_told(&s->flow, &s->l4);
+	if (told) {
+		room = dsr_room(&s->flow);
+		found = find_way(skb, &s->out, &fib);
+		if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+			mtu = fib.mtu_result;
+		else if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+			return drop(skb, REASON_FIB, DIRECTION_EGRESS);
+		else if (bpf_check_mtu(skb, fib.ifindex, &mtu, room, 0) != BPF_MTU_CHK_RET_FRAG_NEEDED)
+			mtu = 0;
+		if (mtu && may_not_be_fragmented(skb, &s->flow))
+			return too_big(skb, &s->flow, mtu - room, DIRECTION_EGRESS);
+		cut = mtu != 0;
+	}
+	reason = rewrite(skb, &s->l4, &s->flow, &s->out);
+	if (!reason && told)
+		reason = dsr_set(skb, &s->flow);
+	if (reason)
+		return drop(skb, reason, DIRECTION_EGRESS);
+	/* Fragments are the stack's to make. */
+	return cut ? ACT_OK : route_out(skb, &s->out, DIRECTION_EGRESS);
+}
+
+/* To the backend of this node that a client's packet names. */
+static __always_inline int arrived(struct __sk_buff *skb, const struct scratch *s,
+				   const struct endpoint *pod)
+{
+	struct packet packet;
+
+	/* The rest is the stack's. */
+	if (!pod)
+		return ACT_OK;
+	if (!parse(skb, s->flow.family, &packet))
+		return drop(skb, REASON_INVALID_PACKET, DIRECTION_INGRESS);
+	if (hops(&packet) <= 1)
+		return drop(skb, REASON_TTL, DIRECTION_INGRESS);
+	return deliver(skb, &packet, pod);
+}
+
+/* Whether a flow has another frontend already, and more than an attempt was seen of it. */
+static __always_inline int is_taken(const struct scratch *s, const struct tuple *frontend)
+{
+	struct ct_entry *entry = ct_find(&s->out, s->l4.now);
+
+	if (!entry || !entry->port || s->out.protocol != IPPROTO_TCP ||
+	    ct_reopens(entry, &s->out, s->l4.tcp_flags) || !(entry->flags & CT_SEEN_NON_SYN))
+		return 0;
+	return entry->port != frontend->dport || !same_words(entry->address, frontend->dst);
+}
+
+/* A client's packet that another node has sent on to a backend of this one. NOT_OURS where it is none. */
+__global int from_other_node(struct __sk_buff *skb, __u32 family)
+{
+	struct scratch *s = scratch();
+	struct l4 frontend, backend;
+	struct address dst;
+	struct ct_entry *entry;
+	struct endpoint *pod;
+	struct tuple *told;
+	int reason;
+
+	if (!s)
+		return ACT_DROP;
+	if (packet_flow(skb, family, &s->flow, &s->l4) || s->l4.kind != L4_PORTS ||
+	    s->flow.protocol == PROTO_SCTP)
+		return NOT_OURS;
+	dst = address_of(&s->flow, s->flow.dst);
+	pod = bpf_map_lookup_elem(&cw_endpoints, &dst);
+	if (!pod && !is_own_address(&dst))
+		return NOT_OURS;
+	s->out = s->flow;
+	s->out.flags = FLOW_IN;
+	told = &s->quote;
+	__builtin_memset(told, 0, sizeof(*told));
+	if (!dsr_get(skb, family, told)) {
+		if (!(pod_flows(pod ? pod->id : HOST_FLOWS) & FLOWS_BACKEND))
+			return NOT_OURS;
+		entry = ct_find(&s->out, s->l4.now);
+		if (!entry || !(entry->flags & CT_DSR))
+			return NOT_OURS;
+		ct_touch(entry, &s->out, s->l4.tcp_flags, 0, s->l4.now);
+		return arrived(skb, s, pod);
+	}
+	backend = frontend_key(&s->flow);
+	frontend = backend;
+	frontend.address = address_of(&s->flow, told->dst);
+	frontend.port = told->dport;
+	if (!is_plausible(&frontend, &backend) || is_taken(s, told))
+		return drop(skb, REASON_DSR_REFUSED, DIRECTION_INGRESS);
+	mark_flows(pod ? pod->id : HOST_FLOWS, FLOWS_BACKEND);
+	reason = service_flow(&s->out, &s->l4, told, CT_NODE_PORT | CT_DSR, sender_of(&s->flow));
+	if (!reason)
+		reason = dsr_remove(skb, family);
+	if (reason)
+		return drop(skb, reason, DIRECTION_INGRESS);
+	return arrived(skb, s, pod);
 }
 
 /* An ICMP error about a reply, on its way to the frontend: it is for the backend. */

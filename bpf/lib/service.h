@@ -128,10 +128,12 @@ static __always_inline struct ct_entry *service_entry(const struct tuple *client
 
 #define SERVICE_FOUND 0
 #define SERVICE_NONE (-1)
+/* Found, and where its backend is on another node, that answers the client directly. */
+#define SERVICE_DSR (-2)
 
 /* The backend of a client's flow (`client`, with FLOW_SERVICE) to the frontend at `key`: the one it
  * has, or a new one. Sets the destination of `out`, and `port` to that which the flow has on the
- * way to other nodes. SERVICE_FOUND; SERVICE_NONE where the frontend is gone meanwhile; or a reason. */
+ * way to other nodes. SERVICE_FOUND; SERVICE_DSR; SERVICE_NONE where the frontend is gone meanwhile; or a reason. */
 __global int service_backend(const struct tuple *client, const struct l4_header *l4,
 			     struct l4 *key, struct tuple *out, __be16 *port)
 {
@@ -140,6 +142,7 @@ __global int service_backend(const struct tuple *client, const struct l4_header 
 	struct ct_entry *entry;
 	struct client who = {};
 	struct l4 chosen = {};
+	int reason;
 
 	if (!client || !l4 || !key || !out || !port)
 		return REASON_INVALID_PACKET;
@@ -150,7 +153,7 @@ __global int service_backend(const struct tuple *client, const struct l4_header 
 		__builtin_memcpy(out->dst, entry->address, sizeof(out->dst));
 		out->dport = entry->port;
 		*port = entry->nat_port;
-		return SERVICE_FOUND;
+		return entry->flags & CT_DSR ? SERVICE_DSR : SERVICE_FOUND;
 	}
 	who.address = address_of(client, client->src);
 	switch (choose(key, &who, flow_hash(client), &frontend, &chosen)) {
@@ -164,9 +167,14 @@ __global int service_backend(const struct tuple *client, const struct l4_header 
 	__builtin_memcpy(fresh.address, chosen.address.word, sizeof(fresh.address));
 	fresh.port = chosen.port;
 	fresh.service = frontend.service;
+	if (frontend.flags & FRONTEND_DSR && client->protocol != PROTO_SCTP)
+		fresh.flags = CT_DSR;
 	__builtin_memcpy(out->dst, fresh.address, sizeof(out->dst));
 	out->dport = fresh.port;
-	return ct_create(client, &fresh, l4->tcp_flags, l4->now);
+	reason = ct_create(client, &fresh, l4->tcp_flags, l4->now);
+	if (reason)
+		return reason;
+	return fresh.flags & CT_DSR ? SERVICE_DSR : SERVICE_FOUND;
 }
 
 /* Sees to the entry of the translated flow: the replies will be given `frontend`'s address. */

@@ -332,7 +332,7 @@ async fn interop_the_recorded_objects_through_an_api_server() {
         nodes: source::nodes(client(), info()).boxed(),
         identities: source::identities(client()).boxed(),
         addresses: source::addresses(client(), false),
-        services: source::services(client(), None).boxed(),
+        services: source::services(client(), None, false).boxed(),
         slices: source::endpoint_slices(client()).boxed(),
         exports: Some(source::exports(client()).boxed()),
     };

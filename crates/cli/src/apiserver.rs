@@ -37,10 +37,12 @@ pub(crate) const HEALTH_PORT: u16 = 9880;
 /// How long tasks may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 
-const KEYS: [Key; 10] = [
+const KEYS: [Key; 11] = [
     Key::with_default("clustermesh-enable-mcs-api", "false"),
     Key::with_default("enable-cilium-endpoint-slice", "false"),
     Key::without_default("k8s-service-proxy-name"),
+    // What of services is not possible here.
+    Key::with_default("routing-mode", "tunnel"),
     Key::with_default("kvstore-lease-ttl", "15m0s"),
     Key::with_default("health-listen", "0.0.0.0:9880"),
     Key::with_default("peer-trust-dir", names::PEER_TRUST_DIR),
@@ -143,11 +145,12 @@ fn sources(
 ) -> Result<(Sources, bool)> {
     let mcs: bool = config.require("clustermesh-enable-mcs-api")?;
     let endpoint_slices: bool = config.require("enable-cilium-endpoint-slice")?;
+    let proxy = config.get("k8s-service-proxy-name")?;
     let sources = Sources {
         nodes: source::nodes(client.clone(), info.clone()).boxed(),
         identities: source::identities(client.clone()).boxed(),
         addresses: source::addresses(client.clone(), endpoint_slices),
-        services: source::services(client.clone(), config.get("k8s-service-proxy-name")?)
+        services: source::services(client.clone(), proxy, settings::is_native(config))
             .inspect(move |event| tap.look(event))
             .boxed(),
         slices: source::endpoint_slices(client.clone()).boxed(),

@@ -36,6 +36,15 @@ async fn install_all(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Where the VPC knows the way to pods, no tunnel is needed.
+fn network(lab: &Lab) -> install::Network {
+    let routing_mode = match lab.plan().pod_routes {
+        true => install::RoutingMode::Native,
+        false => install::RoutingMode::Tunnel,
+    };
+    install::Network { routing_mode, ..install::Network::default() }
+}
+
 fn options(lab: &Lab, cluster: &ClusterPlan) -> Result<install::Options> {
     let max_clusters = MaxClusters::C255;
     Ok(install::Options {
@@ -50,6 +59,7 @@ fn options(lab: &Lab, cluster: &ClusterPlan) -> Result<install::Options> {
         image: IMAGE.into(),
         kvstoremesh: false,
         ipv6: cluster.pod_cidr_v6.is_some(),
+        network: network(lab),
         dns: cluster.dns().map(|ip| install::Dns { cluster_ip: Some(ip.into()), replicas: 1 }),
         endpoint_slices: false,
         mcs_api: false,

@@ -24,7 +24,7 @@ pub(crate) struct HealthArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Show which nodes of all clusters answer this one, through the tunnel and outside it
+    /// Show which nodes of all clusters answer this one, in the pod network and outside it
     Status {
         /// Socket of the agent
         #[arg(long, default_value = SOCKET)]
@@ -87,7 +87,7 @@ fn of_one(node: &NodeHealth, ways: bool, now: Timestamp) -> String {
         (NodeStatus::Reachable, _) => "reachable",
         (NodeStatus::Unknown, _) => "has never answered (firewall?)",
         (NodeStatus::Unreachable, NodeStatus::Reachable) => {
-            "unreachable: the tunnel to it is broken, the node answers"
+            "unreachable: the pod network to it is broken, the node answers"
         }
         (NodeStatus::Unreachable, _) => "unreachable",
     };
@@ -98,7 +98,7 @@ fn of_one(node: &NodeHealth, ways: bool, now: Timestamp) -> String {
     text.push('\n');
     if ways {
         let all = [
-            ("tunnel", &node.tunnel_icmp, &node.tunnel_http),
+            ("pod network", &node.tunnel_icmp, &node.tunnel_http),
             ("underlay", &node.underlay_icmp, &node.underlay_http),
         ];
         for (name, icmp, http) in all {
@@ -177,10 +177,10 @@ mod tests {
              2 not probed because there are too many",
             "   probes of others are not answered at 10.1.0.1:4240: in use",
             "   cls-b/n1: reachable, for 1m40s",
-            "   └  tunnel: ICMP to 10.2.0.1: ok, 0.250 ms; HTTP to 10.2.0.2: ok, 0.250 ms",
+            "   └  pod network: ICMP to 10.2.0.1: ok, 0.250 ms; HTTP to 10.2.0.2: ok, 0.250 ms",
             "   └  underlay: ICMP to 172.20.0.1: ok, 0.250 ms; HTTP has no address",
-            "   cls-b/n2: unreachable: the tunnel to it is broken, the node answers, for 1m40s, last seen 10s ago",
-            "   └  tunnel: ICMP to 10.2.1.1: no answer within 500 ms; HTTP to 10.2.1.2: no answer within 500 ms",
+            "   cls-b/n2: unreachable: the pod network to it is broken, the node answers, for 1m40s, last seen 10s ago",
+            "   └  pod network: ICMP to 10.2.1.1: no answer within 500 ms; HTTP to 10.2.1.2: no answer within 500 ms",
             "   cls-b/n3: unreachable, for 1m40s, last seen 10s ago",
             "   cls-b/n4: has never answered (firewall?), for 1m40s, last seen 10s ago",
             "   cls-b/n5: silent, but so is everybody, for 1m40s, last seen 10s ago",

@@ -62,6 +62,11 @@ impl DaemonArgs {
     }
 }
 
+/// Whether nodes reach each other without a tunnel (`routing-mode`).
+pub(crate) fn is_native(config: &Config) -> bool {
+    config.text("routing-mode") == Some("native")
+}
+
 /// Who we are, as every daemon is told.
 pub(crate) fn cluster_info(config: &Config) -> Result<ClusterInfo> {
     let name: ClusterName = config.require("cluster-name")?;

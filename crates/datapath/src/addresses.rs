@@ -20,6 +20,8 @@ pub struct Stats {
     pub backends: usize,
     /// Pods of this node.
     pub endpoints: usize,
+    /// Pod CIDRs of nodes that cannot be their gateway, under `auto-direct-node-routes`.
+    pub unreachable_nodes: usize,
 }
 
 /// What the kernel should say of a prefix. Of a mesh's addresses there are many: no more is kept.
@@ -40,13 +42,14 @@ impl Keyed for Entry {
 /// The single writer of the ipcache maps.
 #[derive(Debug)]
 pub(crate) struct Addresses {
-    node_ip: IpAddr,
+    /// Where tunnels to this node end; `None` = there are no tunnels.
+    node_ip: Option<IpAddr>,
     desired: Collection<Entry>,
     kernel: Ipcache,
 }
 
 impl Addresses {
-    pub(crate) fn new(kernel: Ipcache, node_ip: IpAddr) -> Self {
+    pub(crate) fn new(kernel: Ipcache, node_ip: Option<IpAddr>) -> Self {
         Self { node_ip, desired: Collection::new(), kernel }
     }
 
@@ -103,8 +106,9 @@ impl Addresses {
 
 /// The map value of an entry. No tunnel leads to ourselves, and none to a node's own address: that
 /// is what tunnels end at.
-fn remote(entry: &IpEntry, node_ip: IpAddr) -> Remote {
-    let by_tunnel = entry.host_ip.filter(|host| *host != node_ip && entry.prefix != (*host).into());
+fn remote(entry: &IpEntry, node_ip: Option<IpAddr>) -> Remote {
+    let by_tunnel = |host: &IpAddr| node_ip.is_some_and(|own| *host != own) && entry.prefix != (*host).into();
+    let by_tunnel = entry.host_ip.filter(by_tunnel);
     Remote {
         identity: entry.identity.0,
         tunnel_endpoint: v4_bytes(by_tunnel),
@@ -128,7 +132,9 @@ mod tests {
                 key_index: 0,
                 pod: None,
             };
-            remote(&entry, "172.20.1.1".parse().unwrap()).tunnel_endpoint
+            let end = |node_ip: Option<IpAddr>| remote(&entry, node_ip).tunnel_endpoint;
+            assert_eq!(end(None), [0; 4], "under native routing none does");
+            end(Some("172.20.1.1".parse().unwrap()))
         };
         assert_eq!(endpoint("10.2.0.5/32", "172.20.2.1"), [172, 20, 2, 1]);
         assert_eq!(endpoint("10.1.0.5/32", "172.20.1.1"), [0; 4]);

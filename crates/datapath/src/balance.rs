@@ -2,15 +2,41 @@
 
 use std::ops::RangeInclusive;
 
-use causeway_model::lb::Algorithm;
+use causeway_model::Protocol;
+use causeway_model::lb::{Algorithm, Forwarding};
 
 use crate::maglev::Maglev;
+
+/// How packets of clients outside get to backends of other nodes (`bpf-lb-mode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LbMode {
+    /// Under the node's address; answers come back by the node.
+    #[default]
+    Snat,
+    /// Under the client's; the backend's node answers the client itself. Needs native routing.
+    Dsr,
+    /// TCP as [`LbMode::Dsr`], all else as [`LbMode::Snat`].
+    Hybrid,
+}
+
+impl LbMode {
+    /// What it is for a protocol.
+    pub(crate) fn forwarding(self, protocol: Protocol) -> Forwarding {
+        match self {
+            Self::Dsr => Forwarding::Dsr,
+            Self::Hybrid if protocol == Protocol::TCP => Forwarding::Dsr,
+            Self::Hybrid | Self::Snat => Forwarding::Snat,
+        }
+    }
+}
 
 /// What a node is told at start about its services.
 #[derive(Debug, Clone, Default)]
 pub struct Balance {
     /// How clients outside are balanced (`bpf-lb-algorithm`). At the socket it is always at random.
     pub algorithm: Algorithm,
+    /// How clients outside get to backends of other nodes, of services that do not say it.
+    pub mode: LbMode,
     /// The tables of Maglev. Unequal weights have tables of at most this size, too.
     pub maglev: Maglev,
     /// Leave the sockets of pods to the packet layer (`bpf-lb-sock-hostns-only`).

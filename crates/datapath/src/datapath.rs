@@ -1,14 +1,13 @@
 //! Everything of one node, under one owner.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::net::IpAddr;
 
 use causeway_model::{Event, IpEntry, NumericIdentity, Protocol, lb};
-use ipnet::IpNet;
 
 use crate::addresses::{Addresses, Stats};
 use crate::attach::{self, AttachMode, Hook};
+use crate::config::Config;
 use crate::conntrack::Conntrack;
 use crate::devices;
 use crate::endpoint::{self, Endpoint, EndpointSpec, Records};
@@ -20,16 +19,8 @@ use crate::maps::pod_flows::PodFlows;
 use crate::maps::{Address, Table, endpoint as map};
 use crate::nodes::NodeAddresses;
 use crate::object::{Constants, Objects, Pins, classifier};
-use crate::{Balance, Error, IpPair, masquerade, netlink, terminate};
-
-/// The tunnel device, under the name Cilium gives it.
-const VXLAN: &str = "cilium_vxlan";
-/// Its UDP port (behaviours 4.2).
-const VXLAN_PORT: u16 = 8472;
-/// What VXLAN over IPv4 adds to a packet, bytes (behaviours 4.2).
-pub const TUNNEL_OVERHEAD: u32 = 50;
-/// The smallest MTU of a link that IPv6 works over, bytes (RFC 8200).
-const MIN_MTU_V6: u32 = 1280;
+use crate::routing::{RemoteNodes, Routes, device};
+use crate::{Error, IpPair, masquerade, netlink, terminate};
 
 /// The socket programs, by their names in `bpf_sock.bpf.c`.
 const SOCKET_PROGRAMS: [&str; 9] = [
@@ -49,82 +40,14 @@ const BIND_PROGRAMS: [&str; 2] = ["sock_post_bind4", "sock_post_bind6"];
 /// The programs of a pod's interface, as its host side sees directions.
 const POD_PROGRAMS: [(&str, bool); 2] = [("to_container", false), ("from_container", true)];
 
-/// What a node's datapath is told at start.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Where a bpffs is mounted.
-    pub bpffs: PathBuf,
-    /// The cgroup v2 folder whose processes reach services: the node's root.
-    pub cgroup: PathBuf,
-    /// Where the records of endpoints are kept.
-    pub state_dir: PathBuf,
-    /// The node's address on the underlay: the end of tunnels to it.
-    pub node_ip: Ipv4Addr,
-    /// What the node has of the pod network: one for each family in use, at least one.
-    pub networks: Vec<PodNetwork>,
-    /// MTU of the underlay, bytes.
-    pub underlay_mtu: u32,
-    /// How to attach programs; `None` = whichever the kernel has.
-    pub attach: Option<AttachMode>,
-    /// How services are balanced.
-    pub balance: Balance,
-}
-
-/// A node's part of the pod network, of one address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PodNetwork {
-    /// The node's pod CIDR.
-    pub cidr: IpNet,
-    /// The node's own address in it, which is also its pods' gateway.
-    pub internal_ip: IpAddr,
-    /// Give pods the node's address when they leave the mesh.
-    pub masquerade: bool,
-}
-
-impl Config {
-    /// The node's own addresses in the pod network.
-    fn internal_ips(&self) -> IpPair {
-        self.networks.iter().map(|network| network.internal_ip).collect()
-    }
-
-    fn has_family_of(&self, ip: IpAddr) -> bool {
-        self.internal_ips().like(ip).is_some()
-    }
-
-    /// MTU of pods and of the tunnel device, bytes.
-    fn mtu(&self) -> u32 {
-        self.underlay_mtu.saturating_sub(TUNNEL_OVERHEAD)
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        let refuse = |why: String| Err(Error::Config(why));
-        let of_v6 = |network: &&PodNetwork| network.internal_ip.is_ipv6();
-        let v6 = self.networks.iter().filter(of_v6).count();
-        if self.networks.is_empty() || v6 > 1 || self.networks.len() - v6 > 1 {
-            return refuse("it needs one pod CIDR of each address family that is enabled".into());
-        }
-        if let Some(network) = self.networks.iter().find(|n| !n.cidr.contains(&n.internal_ip)) {
-            return refuse(format!("{} is not in the pod CIDR {}", network.internal_ip, network.cidr));
-        }
-        if v6 > 0 && self.mtu() < MIN_MTU_V6 {
-            return refuse(format!(
-                "an underlay with an MTU of {} leaves {} for pods, and IPv6 needs {MIN_MTU_V6}; raise it, \
-                 or set enable-ipv6=false",
-                self.underlay_mtu,
-                self.mtu()
-            ));
-        }
-        Ok(())
-    }
-}
-
 /// The datapath of one node. Dropping it changes nothing in the kernel.
 #[derive(Debug)]
 pub struct Datapath {
     config: Config,
     pins: Pins,
     attach: AttachMode,
-    vxlan: u32,
+    /// Index of the device with the node's addresses in the pod network.
+    device: u32,
     objects: Objects,
     addresses: Addresses,
     frontends: Frontends,
@@ -139,8 +62,7 @@ pub struct Datapath {
     devices: Vec<String>,
     records: Records,
     endpoints: BTreeMap<String, Endpoint>,
-    /// What is routed into the tunnel; `None` = not known: by an earlier process, or after an error.
-    pod_cidrs: Option<BTreeSet<IpNet>>,
+    routes: Routes,
 }
 
 impl Datapath {
@@ -149,8 +71,8 @@ impl Datapath {
     /// # Errors
     /// [`Error::Io`] when the kernel refuses.
     pub fn answer_at(&mut self, ip: IpAddr) -> Result<(), Error> {
-        let vxlan = self.vxlan;
-        netlink::run(None, async |host| host.add_address(vxlan, ip).await)
+        let device = self.device;
+        netlink::run(None, async |host| host.add_address(device, ip).await)
     }
 
     /// Loads the programs, adopts what an earlier process left, and makes the node ready: device,
@@ -162,27 +84,21 @@ impl Datapath {
         config.check()?;
         let pins = Pins::prepare(&config.bpffs)?;
         let internal_ips = config.internal_ips();
-        let vxlan = netlink::run(None, async |host| {
-            let index = host.ensure_vxlan(VXLAN, VXLAN_PORT, config.mtu()).await?;
-            if internal_ips.v6.is_some() {
-                netlink::enable_v6(VXLAN)?;
-            }
-            for ip in internal_ips.iter() {
-                host.add_address(index, ip).await?;
-            }
-            Ok(index)
-        })?;
+        let (name, native) = (device::name(config.routing), config.routing.is_native());
+        let device = device::ensure(&config, &pins)?;
         netlink::sysctl("net/ipv4/ip_forward", "1")?;
         if internal_ips.v6.is_some() {
             netlink::route_v6()?;
         }
         // Replies leave by another interface than the kernel's routes would say.
-        for scope in ["all", "default", VXLAN] {
+        for scope in ["all", "default", name] {
             netlink::sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
         }
-        let devices = devices::find(&config.balance.devices, IpAddr::V4(config.node_ip), VXLAN)?;
+        let devices = devices::find(&config.balance.devices, IpAddr::V4(config.node_ip), name)?;
         let constants = Constants {
-            vxlan,
+            vxlan: if native { 0 } else { device },
+            native,
+            identities: config.identities.clone(),
             netns: netlink::cookie()?,
             host_netns_only: config.balance.host_netns_only,
             refuse_no_backend: !config.balance.drop_no_backend,
@@ -191,8 +107,9 @@ impl Datapath {
             nat_ports: devices::nat_ports(&config.balance.node_ports.0, &devices::ephemeral()),
         };
         let mut objects = Objects::load(&pins, &constants, &config.balance.sizes)?;
-        let addresses = Addresses::new(Ipcache::take(&mut objects.lxc)?, IpAddr::V4(config.node_ip));
-        let frontends = Frontends::take(&mut objects.sock, config.balance.clone())?;
+        let tunnel_end = (!native).then_some(IpAddr::V4(config.node_ip));
+        let addresses = Addresses::new(Ipcache::take(&mut objects.lxc)?, tunnel_end);
+        let frontends = Frontends::take(&mut objects.sock, config.balance.clone(), native)?;
         let nodes = NodeAddresses::take(&mut objects.sock)?;
         let flows = Table::take(&mut objects.sock, "cw_lb_reverse")?;
         let by_address = Table::take(&mut objects.lxc, "cw_endpoints")?;
@@ -202,18 +119,21 @@ impl Datapath {
         let pod_flows = PodFlows::take(&mut objects.host)?;
         let attach = match config.attach {
             Some(mode) => mode,
-            None => attach::first(
-                classifier(&mut objects.overlay, "to_overlay"),
-                Hook { interface: VXLAN, ingress: false },
-                &pins.links,
-            ),
+            None => {
+                let (program, interface) = match devices.names.first().filter(|_| native) {
+                    Some(interface) => (classifier(&mut objects.host, "to_netdev"), interface.as_str()),
+                    None => (classifier(&mut objects.overlay, "to_overlay"), name),
+                };
+                attach::first(program, Hook { interface, ingress: false }, &pins.links)
+            }
         };
         let records = Records::open(config.state_dir.join("endpoints"))?;
+        let routes = Routes::new(config.routing, device, internal_ips);
         let mut datapath = Self {
             config,
             pins,
             attach,
-            vxlan,
+            device,
             objects,
             addresses,
             frontends,
@@ -227,7 +147,7 @@ impl Datapath {
             devices: devices.names,
             records,
             endpoints: BTreeMap::new(),
-            pod_cidrs: None,
+            routes,
         };
         datapath.adopt_endpoints()?;
         datapath.attach_node()?;
@@ -236,8 +156,9 @@ impl Datapath {
 
     fn attach_node(&mut self) -> Result<(), Error> {
         let links = &self.pins.links;
-        for (program, ingress) in [("to_overlay", false), ("from_overlay", true)] {
-            let hook = Hook { interface: VXLAN, ingress };
+        let tunnel = [("to_overlay", false), ("from_overlay", true)];
+        for (program, ingress) in tunnel.into_iter().filter(|_| !self.config.routing.is_native()) {
+            let hook = Hook { interface: device::VXLAN, ingress };
             attach::classifier(classifier(&mut self.objects.overlay, program), hook, self.attach, links)?;
         }
         for interface in &self.devices {
@@ -264,6 +185,8 @@ impl Datapath {
             let there = netlink::run(None, async |host| host.link(&endpoint.host_ifname).await)?;
             if there.is_some_and(|link| link.header.index == endpoint.ifindex) {
                 self.program(&endpoint)?;
+                // They go with the device that had the node's address, if that is another one now.
+                endpoint::route(&endpoint, self.config.internal_ips())?;
                 self.endpoints.insert(endpoint.container_id.clone(), endpoint);
             } else {
                 tracing::info!(pod = %endpoint.pod_name, "its interface is gone; the endpoint is forgotten");
@@ -357,54 +280,36 @@ impl Datapath {
     /// # Errors
     /// [`Error::Map`]
     pub fn resync(&mut self) -> Result<(), Error> {
+        self.routes.recheck();
         self.addresses.sweep()?;
         self.frontends.sweep()
     }
 
-    /// Routes the pod CIDRs of all other nodes, of every cluster, into the tunnel for this node's
-    /// own processes, and exempts them from masquerading; those of a family this node has not are passed
-    /// over. Others are withdrawn, also those of an
-    /// earlier process, but not before these are `complete`. Without nft on the node there is no
-    /// masquerading, which is a warning: pods still reach each other.
+    /// Makes the ways to the pods of all other nodes, of every cluster: into the tunnel, for this node's own
+    /// processes, or by the nodes' addresses; and exempts them from masquerading. Pod CIDRs of a family
+    /// this node has not are passed over. Others are withdrawn, also those of an earlier process, but not
+    /// before these are `complete`. Without nft on the node there is no masquerading, which is a warning:
+    /// pods still reach each other. So are nodes that cannot be a gateway; [`Datapath::stats`] counts them.
     ///
     /// # Errors
-    /// [`Error::Netlink`], [`Error::Masquerade`]
-    pub fn set_pod_cidrs(&mut self, mut cidrs: BTreeSet<IpNet>, complete: bool) -> Result<(), Error> {
-        let (vxlan, sources) = (self.vxlan, self.config.internal_ips());
-        cidrs.retain(|cidr| self.config.has_family_of(cidr.addr()));
-        let known = self.pod_cidrs.take();
-        let first = known.is_none();
-        let known = match known {
-            Some(known) => known,
-            None => {
-                let routes = netlink::run(None, async |host| host.routes_by(vxlan).await)?;
-                routes.into_iter().map(|(to, _)| to).collect()
-            }
-        };
-        if !complete {
-            cidrs.extend(&known);
+    /// [`Error::Netlink`], [`Error::Masquerade`]; the next call compares everything.
+    pub fn set_remote_nodes(&mut self, nodes: RemoteNodes, complete: bool) -> Result<(), Error> {
+        if self.routes.set(nodes, complete)? {
+            self.masquerade().inspect_err(|_| self.routes.forget())?;
         }
-        if cidrs != known || first {
-            let gone: BTreeSet<_> = known.difference(&cidrs).copied().collect();
-            let new = cidrs.iter().filter(|cidr| first || !known.contains(*cidr));
-            netlink::run(None, async |host| {
-                let routes = if gone.is_empty() { vec![] } else { host.routes_by(vxlan).await? };
-                for (_, route) in routes.into_iter().filter(|(to, _)| gone.contains(to)) {
-                    host.delete_route(route).await?;
-                }
-                for cidr in new {
-                    host.route(*cidr, vxlan, sources.like(cidr.addr())).await?;
-                }
-                Ok(())
-            })?;
-            self.masquerade(&cidrs)?;
-        }
-        self.pod_cidrs = Some(cidrs);
         Ok(())
     }
 
-    fn masquerade(&mut self, cidrs: &BTreeSet<IpNet>) -> Result<(), Error> {
-        let rules = masquerade::rules(&self.config.networks, cidrs);
+    /// Lets the next [`Datapath::set_remote_nodes`] compare all routes with the kernel's, which drops them
+    /// with a link that goes down.
+    pub fn recheck_routes(&mut self) {
+        self.routes.recheck();
+    }
+
+    fn masquerade(&mut self) -> Result<(), Error> {
+        let mut exempt = self.routes.exempt();
+        exempt.extend(&self.config.native_cidrs);
+        let rules = masquerade::rules(&self.config.networks, &exempt);
         if !rules.is_empty() && !masquerade::install(&rules)? {
             tracing::warn!(
                 "nft is not installed: what pods send out of the mesh keeps the pod's address and \
@@ -545,7 +450,13 @@ impl Datapath {
     /// How much is programmed.
     pub fn stats(&self) -> Stats {
         let (frontends, backends) = self.frontends.counts();
-        Stats { addresses: self.addresses.len(), frontends, backends, endpoints: self.endpoints.len() }
+        Stats {
+            addresses: self.addresses.len(),
+            frontends,
+            backends,
+            endpoints: self.endpoints.len(),
+            unreachable_nodes: self.routes.unreachable().len(),
+        }
     }
 
     /// Packets and bytes by direction and reason since the maps were made.

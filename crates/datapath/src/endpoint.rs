@@ -84,7 +84,7 @@ fn fnv(parts: &[&str]) -> u64 {
 pub(crate) fn create(spec: &EndpointSpec, id: u16, gateways: IpPair, mtu: u32) -> Result<Endpoint, Error> {
     let host_ifname = host_ifname(&spec.container_id, &spec.ifname);
     let peer = format!("tmp{}", &host_ifname[3..]);
-    let ways = ways(spec, gateways)?;
+    let ways = ways(spec.ips, gateways)?;
     let netns = File::open(&spec.netns)
         .map_err(|e| Error::io(format!("open the namespace {}", spec.netns.display()), e))?;
     let (ifindex, host_mac) = netlink::run(None, async |host| {
@@ -138,13 +138,24 @@ pub(crate) fn create(spec: &EndpointSpec, id: u16, gateways: IpPair, mtu: u32) -
     })
 }
 
-/// The pod's addresses, each with the gateway of its family.
-fn ways(spec: &EndpointSpec, gateways: IpPair) -> Result<Vec<(IpAddr, IpAddr)>, Error> {
+/// Sets the node's own routes to a pod that is there.
+pub(crate) fn route(endpoint: &Endpoint, gateways: IpPair) -> Result<(), Error> {
+    let ways = ways(endpoint.ips, gateways)?;
+    netlink::run(None, async |host| {
+        for (ip, gateway) in &ways {
+            host.route(IpNet::from(*ip), endpoint.ifindex, Some(*gateway)).await?;
+        }
+        Ok(())
+    })
+}
+
+/// A pod's addresses, each with the gateway of its family.
+fn ways(ips: IpPair, gateways: IpPair) -> Result<Vec<(IpAddr, IpAddr)>, Error> {
     let way = |ip| match gateways.like(ip) {
         Some(gateway) => Ok((ip, gateway)),
         None => Err(Error::Address { ip, why: "the node has no pod CIDR of its family" }),
     };
-    spec.ips.iter().map(way).collect()
+    ips.iter().map(way).collect()
 }
 
 /// Removes the pair; the pod's end goes with the host's.

@@ -8,12 +8,14 @@
 //! **Every call blocks** (netlink, `bpf(2)`, files) and acts on the network and mount namespaces of
 //! the calling thread, which must be the node's. From async code call it on a thread of its own.
 //!
-//! Pods have IPv4, IPv6 or both. Tunnels between nodes run over IPv4 for both of them.
+//! Pods have IPv4, IPv6 or both. Packets between nodes go in tunnels, which run over IPv4 for both, or by
+//! the node's own routes ([`Routing`]).
 
 mod addresses;
 mod attach;
 mod balance;
 pub mod cni;
+mod config;
 pub mod conntrack;
 mod datapath;
 mod devices;
@@ -29,14 +31,17 @@ mod masquerade;
 mod netlink;
 mod nodes;
 mod object;
+mod routing;
 mod terminate;
 
 pub use addresses::Stats;
 pub use attach::AttachMode;
-pub use balance::{Balance, NodePorts, Sizes};
-pub use datapath::{Config, Datapath, PodNetwork, TUNNEL_OVERHEAD};
+pub use balance::{Balance, LbMode, NodePorts, Sizes};
+pub use config::{Config, PodNetwork};
+pub use datapath::Datapath;
 pub use endpoint::{Endpoint, EndpointSpec};
 pub use error::Error;
 pub use ip_pair::IpPair;
 pub use maglev::{Maglev, SIZES as MAGLEV_SIZES};
 pub use maps::metrics::Counter;
+pub use routing::{NodeRoutes, RemoteNodes, Routing};

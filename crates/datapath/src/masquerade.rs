@@ -8,15 +8,15 @@ use ipnet::IpNet;
 
 use crate::{Error, PodNetwork};
 
-/// The rule set: what a pod sends to an address that is no pod's gets the node's address. One table
-/// for each family that wants it; empty for none.
-pub(crate) fn rules(networks: &[PodNetwork], pods: &BTreeSet<IpNet>) -> String {
-    networks.iter().filter(|network| network.masquerade).map(|network| table(network.cidr, pods)).collect()
+/// The rule set: what a pod sends to an address that is no pod's, and not `exempt` otherwise, gets the
+/// node's address. One table for each family that wants it; empty for none.
+pub(crate) fn rules(networks: &[PodNetwork], exempt: &BTreeSet<IpNet>) -> String {
+    networks.iter().filter(|network| network.masquerade).map(|network| table(network.cidr, exempt)).collect()
 }
 
-fn table(own: IpNet, pods: &BTreeSet<IpNet>) -> String {
+fn table(own: IpNet, exempt: &BTreeSet<IpNet>) -> String {
     let same_family = |cidr: &&IpNet| cidr.addr().is_ipv6() == own.addr().is_ipv6();
-    let all: Vec<IpNet> = pods.iter().filter(same_family).copied().chain([own]).collect();
+    let all: Vec<IpNet> = exempt.iter().filter(same_family).copied().chain([own]).collect();
     let elements: Vec<String> = IpNet::aggregate(&all).iter().map(IpNet::to_string).collect();
     // Groups of receivers, and in IPv6 neighbours, are not behind a router.
     let (family, kind, never) = match own {
@@ -36,6 +36,33 @@ fn table(own: IpNet, pods: &BTreeSet<IpNet>) -> String {
          }}\n",
         elements.join(", ")
     )
+}
+
+/// The networks that the rules of the calling thread's network namespace exempt; none where there are no
+/// rules, or no nft to ask.
+pub(crate) fn exempt() -> BTreeSet<IpNet> {
+    let set = |family| Command::new("nft").args(["-j", "list", "set", family, "causeway", "pods"]).output();
+    ["ip", "ip6"]
+        .into_iter()
+        .filter_map(|family| set(family).ok())
+        .flat_map(|out| elements(&out.stdout))
+        .collect()
+}
+
+/// What is in a set, as nft's JSON says it.
+fn elements(json: &[u8]) -> Vec<IpNet> {
+    let json: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+    let read = |element: &serde_json::Value| -> Option<IpNet> {
+        match element.as_str() {
+            Some(ip) => ip.parse::<std::net::IpAddr>().ok().map(IpNet::from),
+            None => {
+                let (ip, bits) = (&element["prefix"]["addr"], &element["prefix"]["len"]);
+                IpNet::new(ip.as_str()?.parse().ok()?, bits.as_u64()?.try_into().ok()?).ok()
+            }
+        }
+    };
+    let sets = json["nftables"].as_array().into_iter().flatten();
+    sets.filter_map(|object| object["set"]["elem"].as_array()).flatten().filter_map(read).collect()
 }
 
 /// Installs the rules of the calling thread's network namespace in one transaction; false when
@@ -66,6 +93,18 @@ pub(crate) fn install(rules: &str) -> Result<bool, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_exempt_is_read_back() {
+        let json = br#"{"nftables": [{"metainfo": {"version": "1.1.3"}}, {"set": {"family": "ip",
+            "name": "pods", "flags": ["interval"],
+            "elem": [{"prefix": {"addr": "10.1.0.0", "len": 24}}, "172.31.0.2", {"range": ["a", "b"]}]}}]}"#;
+        assert_eq!(
+            elements(json),
+            ["10.1.0.0/24".parse().unwrap(), "172.31.0.2/32".parse::<IpNet>().unwrap()]
+        );
+        assert!(elements(b"").is_empty());
+    }
 
     #[test]
     fn no_pod_of_any_cluster_is_behind_nat() {

@@ -56,8 +56,11 @@ impl Pins {
 /// What the programs are told when they are loaded.
 #[derive(Debug)]
 pub(crate) struct Constants {
-    /// Index of the tunnel device.
+    /// Index of the tunnel device; 0 under native routing.
     pub(crate) vxlan: u32,
+    pub(crate) native: bool,
+    /// The identities of this cluster's pods.
+    pub(crate) identities: RangeInclusive<u32>,
     /// Cookie of the node's own network namespace.
     pub(crate) netns: u64,
     pub(crate) host_netns_only: bool,
@@ -78,6 +81,9 @@ impl Constants {
         let v6 = |pair: IpPair| pair.v6.map(|ip| ip.octets()).unwrap_or_default().to_vec();
         vec![
             ("VXLAN_IFINDEX", self.vxlan.to_ne_bytes().to_vec(), &["bpf_host", "bpf_lxc"]),
+            ("NATIVE_ROUTING", word(self.native), &["bpf_host", "bpf_lxc"]),
+            ("OWN_IDENTITY_MIN", self.identities.start().to_ne_bytes().to_vec(), DEVICES),
+            ("OWN_IDENTITY_MAX", self.identities.end().to_ne_bytes().to_vec(), DEVICES),
             ("HOST_NETNS_COOKIE", self.netns.to_ne_bytes().to_vec(), &["bpf_sock"]),
             ("HOST_NETNS_ONLY", word(self.host_netns_only), &["bpf_sock"]),
             ("REFUSE_NO_BACKEND", word(self.refuse_no_backend), &["bpf_host", "bpf_lxc"]),

@@ -240,8 +240,8 @@ fn netns_what_an_earlier_agent_routes_stays_until_everything_is_known() {
         (0..2).flat_map(|family| numbers.iter().map(move |n| cidrs(n)[family].clone())).collect()
     };
     let set = |node: &mut Node, numbers: &[u8], complete| {
-        let cidrs = both(numbers).iter().map(|cidr| cidr.parse().unwrap()).collect();
-        node.datapath(move |d| d.set_pod_cidrs(cidrs, complete).unwrap());
+        let nodes = both(numbers).iter().map(|cidr| cidr.parse::<ipnet::IpNet>().unwrap()).collect();
+        node.datapath(move |d| d.set_remote_nodes(nodes, complete).unwrap());
         routes(node)
     };
     node.open();

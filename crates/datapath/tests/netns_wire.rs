@@ -3,64 +3,16 @@
 mod common;
 
 use std::net::{IpAddr, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use common::{Node, Ns, Pod, underlay};
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use common::capture::{header, seen};
+use common::{Node, Pod, underlay};
+use etherparse::{SlicedPacket, TransportSlice};
 
 const DEADLINE: Duration = Duration::from_secs(20);
-
-/// A socket that sees every frame of the calling thread's namespace.
-fn tap() -> OwnedFd {
-    use nix::sys::socket::*;
-    let all = SockProtocol::EthAll;
-    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), all).unwrap();
-    setsockopt(&socket, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(1, 0)).unwrap();
-    socket
-}
-
-/// What the first frame of a namespace says of which `look` has something to say.
-fn seen<T: Send + 'static>(
-    ns: &Ns,
-    look: impl Fn(&[u8]) -> Option<T> + Send + 'static,
-) -> mpsc::Receiver<Option<T>> {
-    let tap = ns.run(tap);
-    let (found, result) = mpsc::channel();
-    // Not on the namespace's own thread, which may have to send what is waited for.
-    std::thread::spawn(move || {
-        use nix::sys::socket::{MsgFlags, recv};
-        let deadline = Instant::now() + DEADLINE;
-        let mut frame = [0; 2048];
-        let mut next = || {
-            let n = recv(tap.as_raw_fd(), &mut frame, MsgFlags::empty()).ok()?;
-            look(&frame[..n])
-        };
-        let mut seen = None;
-        while seen.is_none() && Instant::now() < deadline {
-            seen = next();
-        }
-        let _ = found.send(seen);
-    });
-    result
-}
-
-/// Source, destination and hops left of a packet's IP header.
-fn header(packet: &SlicedPacket<'_>) -> Option<(IpAddr, IpAddr, u8)> {
-    match packet.net.as_ref()? {
-        NetSlice::Ipv4(ip) => {
-            let header = ip.header();
-            Some((header.source_addr().into(), header.destination_addr().into(), header.ttl()))
-        }
-        NetSlice::Ipv6(ip) => {
-            let header = ip.header();
-            Some((header.source_addr().into(), header.destination_addr().into(), header.hop_limit()))
-        }
-        _ => None,
-    }
-}
 
 /// Two nodes that know each other, with two pods on the first and one on the second.
 fn nodes(test: &str) -> (Node, Node, [Pod; 3]) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,9 @@ pub struct NodeConfig {
     pub address: Ipv4Addr,
     /// Its IPv6 address, if the cluster is dual stack.
     pub address_v6: Option<Ipv6Addr>,
+    /// Its pod CIDRs, where they are planned.
+    #[serde(default)]
+    pub pod_cidrs: Vec<IpNet>,
     /// Its zone.
     pub zone: String,
     /// Address of the cluster's API server in the VPC.
@@ -63,6 +67,7 @@ pub async fn run(shutdown: CancellationToken) -> Result<()> {
     let client = crate::kubeconfig::client(&state.join("kubeconfig"), &node.cluster).await?;
     let config = KubeletConfig {
         labels: node.labels(),
+        pod_cidrs: node.pod_cidrs.clone(),
         more_ips: node.address_v6.map(IpAddr::V6).into_iter().collect(),
         record_dir: state.into(),
         log_dir: state.join("logs"),

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use causeway_datapath::{Config, Datapath, PodNetwork};
+use causeway_datapath::{Config, Datapath, PodNetwork, Routing};
 use causeway_lab::runtime::Cgroup;
 use causeway_model::{Event, IpEntry};
 use nix::mount::{MsFlags, mount};
@@ -49,6 +49,9 @@ impl Ground {
             cgroup: self.cgroup.0.clone(),
             state_dir: self.dir.path().join("state"),
             node_ip: Ipv4Addr::new(172, 31, 0, 1),
+            routing: Routing::Tunnel,
+            native_cidrs: vec![],
+            identities: 1 << 16..=0x1_ffff,
             networks: vec![PodNetwork {
                 cidr: "10.250.0.0/24".parse()?,
                 internal_ip: Ipv4Addr::new(10, 250, 0, 1).into(),

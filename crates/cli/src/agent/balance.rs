@@ -6,13 +6,15 @@ use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use causeway_daemon::config::{Config, Key};
-use causeway_datapath::{Balance, MAGLEV_SIZES, Maglev, NodePorts, Sizes};
+use causeway_datapath::{Balance, LbMode, MAGLEV_SIZES, Maglev, NodePorts, Sizes};
 use causeway_model::lb;
 
-pub(super) const KEYS: [Key; 16] = [
+pub(super) const KEYS: [Key; 18] = [
     Key::with_default("bpf-ct-global-any-max", "0"),
     Key::with_default("bpf-ct-global-tcp-max", "0"),
     Key::with_default("bpf-lb-algorithm", "random"),
+    Key::with_default("bpf-lb-dsr-dispatch", "opt"),
+    Key::with_default("bpf-lb-mode", "snat"),
     Key::with_default("bpf-lb-maglev-table-size", "16381"),
     Key::with_default("bpf-lb-maglev-hash-seed", "JLfvgnHc2kaSUFaI"),
     Key::with_default("bpf-lb-map-max", "65536"),
@@ -30,7 +32,9 @@ pub(super) const KEYS: [Key; 16] = [
 
 /// What the datapath is told.
 pub(super) fn settings(config: &Config) -> Result<Balance> {
+    config.require::<Dispatch>("bpf-lb-dsr-dispatch")?;
     Ok(Balance {
+        mode: config.require::<Mode>("bpf-lb-mode")?.0,
         algorithm: config.require::<Algorithm>("bpf-lb-algorithm")?.0,
         maglev: Maglev {
             size: config.require::<Size>("bpf-lb-maglev-table-size")?.0,
@@ -72,6 +76,38 @@ fn memory() -> u64 {
 /// Words between commas or spaces.
 fn list(text: &str) -> Vec<String> {
     text.split([',', ' ']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+#[derive(Debug)]
+struct Mode(LbMode);
+
+impl FromStr for Mode {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "snat" => Ok(Self(LbMode::Snat)),
+            "dsr" => Ok(Self(LbMode::Dsr)),
+            "hybrid" => Ok(Self(LbMode::Hybrid)),
+            _ => Err("it is snat, dsr or hybrid".into()),
+        }
+    }
+}
+
+/// How the frontend gets to the backend's node: there is one way.
+#[derive(Debug)]
+struct Dispatch;
+
+impl FromStr for Dispatch {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "opt" => Ok(Self),
+            "geneve" | "ipip" => {
+                Err("that encapsulation is not implemented: set opt, which needs routing-mode=native".into())
+            }
+            _ => Err("it is opt".into()),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -204,10 +240,15 @@ mod tests {
     #[test]
     fn settings_are_checked() {
         assert_eq!(with("bpf-lb-algorithm", "maglev").unwrap().algorithm, lb::Algorithm::Maglev);
+        assert_eq!(with("bpf-lb-mode", "hybrid").unwrap().mode, LbMode::Hybrid);
+        assert_eq!(with("bpf-lb-dsr-dispatch", "opt").unwrap().mode, LbMode::Snat);
         assert_eq!(with("bpf-lb-maglev-table-size", "251").unwrap().maglev.size, 251);
         assert_eq!(with("bpf-lb-maglev-hash-seed", "AAAAAAAAAAAAAAAA").unwrap().maglev.seed, [0; 12]);
         for (name, value) in [
             ("bpf-lb-algorithm", "round-robin"),
+            ("bpf-lb-mode", "annotation"),
+            ("bpf-lb-dsr-dispatch", "geneve"),
+            ("bpf-lb-dsr-dispatch", "ipip"),
             ("bpf-lb-maglev-table-size", "16384"),
             ("bpf-lb-maglev-hash-seed", "AAAA"),
             ("bpf-lb-map-max", "0"),

@@ -22,6 +22,7 @@ mod node;
 mod node_addresses;
 mod owner;
 mod report;
+mod routing;
 mod state;
 
 use std::net::IpAddr;
@@ -38,7 +39,7 @@ use causeway_daemon::metrics::Metrics;
 use causeway_daemon::shutdown::Shutdown;
 use causeway_datapath::conntrack::Interval;
 use causeway_datapath::ipam::{Pool, Pools};
-use causeway_datapath::{Config, Datapath, PodNetwork};
+use causeway_datapath::{Config, Datapath, NodeRoutes, PodNetwork, Routing};
 use causeway_mesh::remote::{self, RemoteClusters};
 use clap::Args;
 use ipnet::IpNet;
@@ -115,7 +116,7 @@ pub(crate) struct AgentArgs {
 
 /// Runs until told to stop.
 pub(crate) async fn run(args: AgentArgs) -> Result<()> {
-    let config = args.daemon.load(&[&KEYS, &balance::KEYS, &health::KEYS], |loader| {
+    let config = args.daemon.load(&[&KEYS, &balance::KEYS, &health::KEYS, &routing::KEYS], |loader| {
         loader
             .flag("clustermesh-cache-ttl", args.clustermesh_cache_ttl)
             .flag("bpf-root", args.bpf_root.as_deref().map(Path::display))
@@ -146,17 +147,21 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
         internal_ip: pool.internal_ip(),
         masquerade: if pool.cidr().addr().is_ipv6() { masquerade.1 } else { masquerade.0 },
     };
+    let identities = info.id.identities(info.max_clusters);
     let datapath = Config {
         bpffs: config.require("bpf-root")?,
         cgroup: config.require("cgroup-root")?,
         state_dir: config.require("state-dir")?,
         node_ip: facts.node_ip,
+        routing: routing::settings(&config)?,
+        identities: identities.start().0..=identities.end().0,
+        native_cidrs: routing::native_cidrs(&config)?,
         networks: pools.iter().map(network).collect(),
         underlay_mtu: node::underlay_mtu(facts.node_ip),
         attach: None,
         balance: balance::settings(&config)?,
     };
-    let mtu = datapath.underlay_mtu - causeway_datapath::TUNNEL_OVERHEAD;
+    let (mtu, routing) = (datapath.mtu(), datapath.routing);
     let owner = Owner::start(move || Datapath::open(datapath)).await.context("open the datapath")?;
     let adopted = owner.run(|datapath| datapath.is_adopted()).await?;
     let own = node::describe(&facts, &info, &pools);
@@ -173,6 +178,9 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
     let service_metrics = ServiceMetrics::register(&health.metrics, info.name.clone(), limit);
     let topology = config.require("enable-service-topology")?;
     let mut state = state::State::new(&own, owner.clone(), adopted, topology, service_metrics);
+    if let Routing::Native(NodeRoutes::Direct | NodeRoutes::DirectWherePossible) = routing {
+        state.recheck_routes();
+    }
     let (global_services, services) = (state.global_services(), state.services());
     if config.require("enable-health-check-nodeport")? {
         let (checks, answers) = HealthChecks::new();
@@ -242,7 +250,10 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
     });
     health.show("nodes", move || serde_json::json!(node_health.report()));
     health.show("remotes", move || serde_json::json!(*remotes.status().borrow()));
-    tracing::info!(node = args.node_name, cluster = %info.name, id = %info.id, pods = ?facts.pod_cidrs, "the agent is up");
+    tracing::info!(
+        node = args.node_name, cluster = %info.name, id = %info.id, pods = ?facts.pod_cidrs, ?routing,
+        "the agent is up"
+    );
     shutdown.finish(GRACE).await;
     Ok(())
 }

@@ -27,6 +27,7 @@ use super::looks::{Look, Services};
 use super::node_addresses::NodeAddresses;
 use super::owner::Owner;
 use crate::metrics::services::{Action, ServiceMetrics};
+use crate::settings;
 
 /// How soon a failed write into the kernel is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -37,6 +38,10 @@ const SETTLE: Duration = Duration::from_millis(50);
 
 /// Events of the remote clusters that are taken together: a listing brings hundreds of thousands.
 const MANY: usize = 1024;
+
+/// How often routes by other nodes are compared with the kernel's, which drops them with a link that
+/// goes down, and those are tried again that were not possible.
+const RECHECK: Duration = Duration::from_secs(60);
 
 /// Where Kubernetes says in which zone a node is.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -75,7 +80,7 @@ impl Sources {
         Ok(Self {
             nodes: source::nodes(client.clone(), info.clone()).boxed(),
             addresses: source::addresses(client.clone(), slices),
-            services: source::services(client.clone(), proxy).boxed(),
+            services: source::services(client.clone(), proxy, settings::is_native(config)).boxed(),
             slices: source::endpoint_slices(client.clone()).boxed(),
             host_ports: source::host_ports(client.clone(), node).boxed(),
             remotes,
@@ -95,6 +100,8 @@ pub(super) struct State {
     /// The kernel does not have them as they are now.
     cidrs_due: bool,
     node_addresses: NodeAddresses,
+    /// There are routes of ours that may go with a link.
+    makes_routes: bool,
     owner: Owner,
     /// Who may look at the services, and what they ask.
     looks: (Services, mpsc::Receiver<Look>),
@@ -143,6 +150,7 @@ impl State {
             cidrs: PodCidrs::new(own.key()),
             cidrs_due: true,
             node_addresses: NodeAddresses::new(own.key()),
+            makes_routes: false,
             owner,
             global_services: Arc::default(),
             adopted,
@@ -153,6 +161,11 @@ impl State {
     /// Through which others look at the services.
     pub(super) fn services(&self) -> Services {
         self.looks.0.clone()
+    }
+
+    /// Routes by other nodes are looked at now and then.
+    pub(super) fn recheck_routes(&mut self) {
+        self.makes_routes = true;
     }
 
     /// Tells load balancers about the backends of this node.
@@ -181,6 +194,7 @@ impl State {
         let mut repair = tokio::time::interval(RETRY);
         let mut settled = tokio::time::interval(SETTLE);
         settled.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut recheck = tokio::time::interval(RECHECK);
         let mut failed = false;
         let mut events = Vec::new();
         loop {
@@ -214,6 +228,11 @@ impl State {
                 }
                 _ = settled.tick(), if self.cidrs_due => {
                     failed |= !self.route().await?;
+                    Changes::default()
+                }
+                _ = recheck.tick(), if self.makes_routes => {
+                    self.owner.run(|datapath| datapath.recheck_routes()).await?;
+                    self.cidrs_due = true;
                     Changes::default()
                 }
                 () = shutdown.cancelled() => return Ok(()),
@@ -350,7 +369,7 @@ impl State {
         let addresses = self.node_addresses.all();
         let result = self.owner.run(move |datapath| {
             let set = datapath.set_node_addresses(&addresses, complete);
-            datapath.set_pod_cidrs(cidrs, complete).and(set)
+            datapath.set_remote_nodes(cidrs, complete).and(set)
         });
         Ok(programmed(result.await?))
     }

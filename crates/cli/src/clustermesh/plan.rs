@@ -66,9 +66,14 @@ fn pair_problems(a: &Facts, b: &Facts, list: &mut Vec<String>) {
         ));
     }
     if a.tunnel != b.tunnel {
+        let mode =
+            |tunnel: &str| if tunnel == "disabled" { "native".into() } else { format!("tunnel ({tunnel})") };
         list.push(format!(
-            "tunnel protocol differs: {} in {}, {} in {}",
-            a.tunnel, a.context, b.tunnel, b.context
+            "routing mode differs: {} in {}, {} in {}; set routing-mode to the same in all clusters",
+            mode(&a.tunnel),
+            a.context,
+            mode(&b.tunnel),
+            b.context
         ));
     }
     for (node_a, cidr_a) in &a.pod_cidrs {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use causeway_model::{ClusterId, ClusterInfo, ClusterName, MaxClusters};
 use clap::Args;
 
-use super::{Dns, Options};
+use super::{Dns, Network, Options};
 use crate::{kubeclient, names};
 
 /// Flags of `causeway install`.
@@ -47,6 +47,8 @@ pub(crate) struct InstallArgs {
     /// Give pods IPv6 addresses beside IPv4; the nodes of the cluster must have a pod CIDR of each
     #[arg(long)]
     enable_ipv6: bool,
+    #[command(flatten)]
+    network: Network,
     /// Serve the names of the cluster set (*.svc.clusterset.local), and print what CoreDNS needs to know of it
     #[arg(long)]
     enable_dns: bool,
@@ -79,6 +81,7 @@ pub(crate) async fn run(args: InstallArgs) -> Result<()> {
         image: args.image,
         kvstoremesh: args.enable_kvstoremesh,
         ipv6: args.enable_ipv6,
+        network: args.network,
         dns: args.enable_dns.then_some(Dns { cluster_ip: None, replicas: 2 }),
         endpoint_slices: args.enable_endpoint_slice_synchronization,
         mcs_api: args.enable_mcs_api,

@@ -16,7 +16,7 @@ pub(super) fn namespace(o: &Options) -> Value {
 
 /// `cilium-config`: Cilium's own keys, read by our daemons and by Cilium's tools alike.
 pub(super) fn config_map(o: &Options) -> Value {
-    json!({
+    let mut config = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": { "name": names::CONFIG_MAP, "namespace": o.namespace, "labels": labels("causeway-config") },
         "data": {
@@ -25,16 +25,15 @@ pub(super) fn config_map(o: &Options) -> Value {
             "max-connected-clusters": o.cluster.max_clusters.max_id().to_string(),
             "identity-allocation-mode": "crd",
             "ipam": "kubernetes",
-            "routing-mode": "tunnel",
-            "tunnel-protocol": "vxlan",
-            "tunnel-port": "8472",
             "enable-ipv4": "true",
             "enable-ipv6": o.ipv6.to_string(),
             "enable-kvstoremesh": o.kvstoremesh.to_string(),
             "clustermesh-enable-endpoint-sync": o.endpoint_slices.to_string(),
             "clustermesh-enable-mcs-api": o.mcs_api.to_string(),
         },
-    })
+    });
+    config["data"].as_object_mut().into_iter().for_each(|data| data.extend(o.network.settings()));
+    config
 }
 
 /// The Service other clusters dial.

@@ -7,6 +7,7 @@
 mod command;
 mod dns;
 mod manifests;
+mod network;
 mod rbac;
 mod secrets;
 mod workloads;
@@ -23,6 +24,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use crate::names;
 
 pub(crate) use command::{InstallArgs, run};
+pub(crate) use network::{Network, RoutingMode};
 
 /// Owner of the fields an installation sets.
 pub(crate) const FIELD_MANAGER: &str = "causeway-install";
@@ -45,6 +47,8 @@ pub(crate) struct Options {
     pub kvstoremesh: bool,
     /// Pods have IPv6 beside IPv4; the cluster must be dual stack.
     pub ipv6: bool,
+    /// How packets get to pods of other nodes.
+    pub network: Network,
     /// Install the name server; `None` = leave it as it is.
     pub dns: Option<Dns>,
     /// The operator writes endpoints of other clusters as EndpointSlices.
@@ -71,6 +75,7 @@ pub(crate) struct Dns {
 
 /// Applies everything. Certificates come first, workloads last, so that no pod waits for a Secret.
 pub(crate) async fn apply(client: &Client, options: &Options) -> Result<()> {
+    options.network.check().map_err(anyhow::Error::msg)?;
     apply_all(client, &[manifests::namespace(options)]).await?;
     if let Some(dns) = &options.dns {
         apply_all(client, &[dns::service(options, dns)]).await?;
@@ -136,6 +141,7 @@ pub(crate) fn test_options() -> Options {
         image: "causeway".into(),
         kvstoremesh: true,
         ipv6: true,
+        network: Network::default(),
         dns: None,
         endpoint_slices: true,
         mcs_api: true,

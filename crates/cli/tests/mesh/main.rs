@@ -52,6 +52,7 @@ mod failover;
 mod forwarding;
 mod health;
 mod names;
+mod native;
 mod operator;
 #[path = "../common/scrape.rs"]
 mod scrape;

@@ -17,7 +17,7 @@ const AFFINITY: [&str; 2] = ["service.cilium.io/affinity", "io.cilium/service-af
 const ORDER: &str = "service.causeway.io/cluster-order";
 const WEIGHTS: &str = "service.causeway.io/cluster-weights";
 const ALGORITHM: &str = "service.cilium.io/lb-algorithm";
-const FORWARDING: &str = "service.cilium.io/forwarding-mode";
+pub(super) const FORWARDING: &str = "service.cilium.io/forwarding-mode";
 const TYPE: &str = "service.cilium.io/type";
 const NODE: &str = "service.cilium.io/node";
 const NODE_SELECTOR: &str = "service.cilium.io/node-selector";
@@ -133,19 +133,9 @@ impl<'a> Annotations<'a> {
         self.word(ALGORITHM, &words, "the node's own algorithm is used")
     }
 
-    /// Nodes reach each other by VXLAN only, which cannot tell a backend's node what to answer with (behaviours 4.5).
     pub(super) fn forwarding(&mut self) -> Option<Forwarding> {
         let words = [("snat", Forwarding::Snat), ("dsr", Forwarding::Dsr)];
-        let wanted = self.word(FORWARDING, &words, "the node's own mode is used");
-        if wanted != Some(Forwarding::Dsr) {
-            return wanted;
-        }
-        self.warn(
-            FORWARDING,
-            "dsr",
-            "is not possible over VXLAN: clients' packets are forwarded as with snat",
-        );
-        Some(Forwarding::Snat)
+        self.word(FORWARDING, &words, "the node's own mode is used")
     }
 
     /// The kinds of addresses that are served: all if not one word of it is a kind.
@@ -379,8 +369,8 @@ mod tests {
         assert_eq!(of(&[]), ((None, None, vec![]), 0));
         let all = [(ALGORITHM, "Maglev"), (FORWARDING, "dsr"), (TYPE, "NodePort, clusterip")];
         let kinds = vec![FrontendKind::ClusterIP, FrontendKind::NodePort];
-        let read = (Some(Algorithm::Maglev), Some(Forwarding::Snat), kinds);
-        assert_eq!(of(&all), (read, 1), "and dsr is warned of");
+        let read = (Some(Algorithm::Maglev), Some(Forwarding::Dsr), kinds);
+        assert_eq!(of(&all), (read, 0));
         let bad = [(ALGORITHM, "least-conn"), (FORWARDING, "hybrid"), (TYPE, "Anycast")];
         assert_eq!(of(&bad), ((None, None, vec![]), 3));
     }

@@ -28,7 +28,7 @@ pub use import::import;
 pub use local_service::{local_service, namespace};
 pub use node::node;
 pub use owners::AddressOwners;
-pub use service::{any_service, service};
+pub use service::{any_service, over_tunnel, service};
 pub use slice::{any_slice, slice};
 pub use union::{EndpointGroup, EndpointUnion};
 

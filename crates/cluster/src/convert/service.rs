@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use causeway_model::lb::Balancing;
+use causeway_model::lb::{Balancing, Forwarding};
 use causeway_model::mcs::IpFamily;
 use causeway_model::{
     Protocol, Service, ServiceKey, ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
 };
 use k8s_openapi::api::core::v1 as core;
 
-use super::annotations::Annotations;
+use super::annotations::{Annotations, FORWARDING};
 use super::{ip, names};
 
 /// Marks a service as headless whatever its ClusterIP says.
@@ -27,6 +27,18 @@ const MAX_AFFINITY_SECONDS: u32 = (1 << 24) - 1;
 pub fn service(object: &core::Service, proxy: Option<&str>) -> Option<Service> {
     let label = object.metadata.labels.as_ref().and_then(|labels| labels.get(PROXY_LABEL));
     (label.map(String::as_str) == proxy).then(|| any_service(object))
+}
+
+/// What a service is where nodes reach each other by a tunnel: VXLAN cannot tell a backend's node what to
+/// answer with (behaviours 4.5).
+pub fn over_tunnel(mut service: Service) -> Service {
+    if service.balancing.forwarding == Some(Forwarding::Dsr) {
+        Arc::make_mut(&mut service.balancing).forwarding = Some(Forwarding::Snat);
+        service.warnings.push(format!(
+            "{FORWARDING} \"dsr\" is not possible over VXLAN: clients' packets are forwarded as with snat"
+        ));
+    }
+    service
 }
 
 /// The service of an object, whoever's proxy it belongs to.
@@ -165,6 +177,21 @@ mod tests {
     fn client_ip(seconds: i32) -> serde_json::Value {
         let config = serde_json::json!({ "clientIP": { "timeoutSeconds": seconds } });
         serde_json::json!({ "sessionAffinity": "ClientIP", "sessionAffinityConfig": config })
+    }
+
+    #[test]
+    fn a_tunnel_cannot_answer_directly() {
+        let with = |word: &str| {
+            let annotations = serde_json::json!({ "annotations": { FORWARDING: word } });
+            let object = serde_json::json!({ "metadata": annotations });
+            any_service(&serde_json::from_value(object).unwrap())
+        };
+        let (dsr, snat) = (with("dsr"), with("snat"));
+        assert_eq!((dsr.balancing.forwarding, dsr.warnings.len()), (Some(Forwarding::Dsr), 0));
+        let tunnelled = over_tunnel(dsr);
+        assert_eq!(tunnelled.balancing.forwarding, Some(Forwarding::Snat));
+        assert!(tunnelled.warnings[0].contains(FORWARDING), "{:?}", tunnelled.warnings);
+        assert_eq!(over_tunnel(snat.clone()), snat);
     }
 
     #[test]

@@ -83,14 +83,19 @@ pub fn addresses(client: Client, slices: bool) -> BoxStream<'static, Event<IpEnt
         .boxed()
 }
 
-/// The Services, without those of other proxies than `proxy` (`k8s-service-proxy-name`).
+/// The Services, without those of other proxies than `proxy` (`k8s-service-proxy-name`). `native`: nodes
+/// reach each other without a tunnel (`routing-mode`).
 pub fn services(
     client: Client,
     proxy: Option<String>,
+    native: bool,
 ) -> impl Stream<Item = Event<Service>> + Send + 'static {
     watch(
         Api::<KubeService>::all(client),
-        move |object| convert::service(object, proxy.as_deref()),
+        move |object| {
+            let service = convert::service(object, proxy.as_deref())?;
+            Some(if native { service } else { convert::over_tunnel(service) })
+        },
         service_key,
     )
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Conntrack;
 use crate::Error;
 use crate::maps::flow::{
-    CtEntry, FLOW_IN, FLOW_SERVICE, LOOPBACK, NODE_PORT, NatEntry, ORIGIN_CLOSING, REPLY_CLOSING,
+    CtEntry, DSR, FLOW_IN, FLOW_SERVICE, LOOPBACK, NODE_PORT, NatEntry, ORIGIN_CLOSING, REPLY_CLOSING,
     SEEN_NON_SYN, Tuple, now, seconds_left,
 };
 
@@ -97,6 +97,7 @@ fn flow(tuple: &Tuple, entry: &CtEntry, now: u32) -> FlowEntry {
         (REPLY_CLOSING, "reply-closing"),
         (LOOPBACK, "loopback"),
         (NODE_PORT, "outside"),
+        (DSR, "dsr"),
     ];
     FlowEntry {
         kind: match tuple.flags {

@@ -23,6 +23,8 @@ use steps::{difference, steps};
 #[derive(Debug)]
 pub(crate) struct Frontends {
     balance: Balance,
+    /// Under native routing.
+    native: bool,
     desired: Collection<lb::Frontend>,
     /// Of all of them; asked after every change, whatever it was.
     backends: usize,
@@ -48,7 +50,7 @@ struct Maps {
 
 impl Frontends {
     /// Takes the maps out of a loaded object and adopts what an earlier process left in them.
-    pub(crate) fn take(object: &mut Ebpf, balance: Balance) -> Result<Self, Error> {
+    pub(crate) fn take(object: &mut Ebpf, balance: Balance, native: bool) -> Result<Self, Error> {
         let maps = Maps {
             frontends: Table::take(object, "cw_lb_frontends")?,
             slots: Table::take(object, "cw_lb_slots")?,
@@ -60,6 +62,7 @@ impl Frontends {
         let highest = maps.frontends.entries()?.iter().map(|(_, f)| f.service).max().unwrap_or(0);
         Ok(Self {
             balance,
+            native,
             desired: Collection::new(),
             backends: 0,
             maps,
@@ -101,8 +104,8 @@ impl Frontends {
     /// Makes a frontend's lists what they should be, in place where few of many backends change.
     fn set(&mut self, now: &lb::Frontend, before: Option<&lb::Frontend>) -> Result<(), Error> {
         let balance = self.balance.clone();
-        let before = before.map(|before| Plan::of(before, &balance)).unwrap_or_default();
-        for plan in Plan::of(now, &balance) {
+        let before = before.map(|before| Plan::of(before, &balance, self.native)).unwrap_or_default();
+        for plan in Plan::of(now, &balance, self.native) {
             let like = before.iter().find(|before| before.is_like(&plan));
             let changed = like.map_or(Ok(false), |before| self.change(before, &plan))?;
             if !changed {
@@ -276,7 +279,7 @@ impl Frontends {
         let wanted: Vec<lb::Frontend> = self.desired.iter().map(|(_, frontend)| frontend.clone()).collect();
         let mut lists = BTreeSet::new();
         for frontend in &wanted {
-            for plan in Plan::of(frontend, &self.balance.clone()) {
+            for plan in Plan::of(frontend, &self.balance.clone(), self.native) {
                 self.program(&plan)?;
                 lists.insert(plan.key);
             }

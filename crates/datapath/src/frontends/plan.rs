@@ -26,7 +26,9 @@ pub(super) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// The lists of a frontend, in the order in which they are written: what is referred to comes first.
-    pub(super) fn of(frontend: &'a lb::Frontend, balance: &Balance) -> Vec<Self> {
+    ///
+    /// `native`: backends of other nodes can be told which frontend a packet is for.
+    pub(super) fn of(frontend: &'a lb::Frontend, balance: &Balance, native: bool) -> Vec<Self> {
         let balancing = &*frontend.balancing;
         let mut flags = 0;
         let mut set = |flag, condition| flags |= if condition { flag } else { 0 };
@@ -35,7 +37,8 @@ impl<'a> Plan<'a> {
         set(DENY_RANGES, balancing.deny_source_ranges && !balancing.source_ranges.is_empty());
         let outside = frontend.kind.is_external();
         set(MAGLEV, outside && balancing.algorithm.unwrap_or(balance.algorithm) == Algorithm::Maglev);
-        set(DSR, outside && balancing.forwarding.unwrap_or_default() == Forwarding::Dsr);
+        let of_node = || balance.mode.forwarding(frontend.address.protocol);
+        set(DSR, outside && native && balancing.forwarding.unwrap_or_else(of_node) == Forwarding::Dsr);
         let key = L4::from(frontend.address);
         let internal = frontend.internal.iter().map(|backends| Self {
             key: key.internal(),
@@ -128,6 +131,7 @@ mod tests {
     use causeway_model::{Protocol, ServiceKey};
 
     use super::*;
+    use crate::LbMode;
 
     fn backends(weights: &[u16]) -> Vec<Backend> {
         let address = |n| L4Addr { ip: "10.0.0.1".parse().unwrap(), port: n, protocol: Protocol::TCP };
@@ -146,18 +150,18 @@ mod tests {
     #[test]
     fn slots_hold_what_may_be_chosen() {
         let equal = frontend(FrontendKind::ClusterIP, &[5, 0, 5]);
-        let plan = &Plan::of(&equal, &Balance::default())[0];
+        let plan = &Plan::of(&equal, &Balance::default(), true)[0];
         assert_eq!(plan.slots, [equal.backends[0].address.into(), equal.backends[2].address.into()]);
         assert!(plan.is_plain() && plan.table(&Balance::default()).is_empty());
         let none = frontend(FrontendKind::ClusterIP, &[0, 0]);
-        assert!(Plan::of(&none, &Balance::default())[0].slots.is_empty());
+        assert!(Plan::of(&none, &Balance::default(), true)[0].slots.is_empty());
     }
 
     #[test]
     fn unequal_weights_are_a_table() {
         let plan = |weights: &[u16]| {
             let frontend = frontend(FrontendKind::ClusterIP, weights);
-            Plan::of(&frontend, &Balance::default())[0].table(&Balance::default())
+            Plan::of(&frontend, &Balance::default(), true)[0].table(&Balance::default())
         };
         assert_eq!(plan(&[20, 0, 60]), [0, 1, 1, 1]);
         assert_eq!(plan(&[1, 2]), [0, 1, 1]);
@@ -181,7 +185,7 @@ mod tests {
             }),
             ..frontend(FrontendKind::LoadBalancer, &[1])
         };
-        let plans = Plan::of(&two, &Balance::default());
+        let plans = Plan::of(&two, &Balance::default(), true);
         let [internal, external] = &plans[..] else { panic!("{plans:?}") };
         assert_eq!(
             (internal.key, internal.flags, internal.slots.len()),
@@ -195,10 +199,34 @@ mod tests {
     }
 
     #[test]
+    fn who_answers_directly() {
+        let is_dsr = |frontend: &Frontend, mode, native| {
+            let balance = Balance { mode, ..Balance::default() };
+            Plan::of(frontend, &balance, native).last().unwrap().flags & DSR != 0
+        };
+        let tcp = frontend(FrontendKind::NodePort, &[1]);
+        let udp = Frontend { address: L4Addr { protocol: Protocol::UDP, ..tcp.address }, ..tcp.clone() };
+        let modes = [LbMode::Snat, LbMode::Dsr, LbMode::Hybrid];
+        assert_eq!(modes.map(|mode| is_dsr(&tcp, mode, true)), [false, true, true]);
+        assert_eq!(modes.map(|mode| is_dsr(&udp, mode, true)), [false, true, false]);
+        assert_eq!(modes.map(|mode| is_dsr(&tcp, mode, false)), [false; 3]);
+        let inside = frontend(FrontendKind::ClusterIP, &[1]);
+        assert!(!is_dsr(&inside, LbMode::Dsr, true));
+        for (wanted, of_each) in [(Forwarding::Dsr, [true; 3]), (Forwarding::Snat, [false; 3])] {
+            let balancing = Arc::new(Balancing { forwarding: Some(wanted), ..Balancing::default() });
+            let says = Frontend { balancing, ..udp.clone() };
+            assert_eq!(modes.map(|mode| is_dsr(&says, mode, true)), of_each);
+            assert_eq!(modes.map(|mode| is_dsr(&says, mode, false)), [false; 3]);
+        }
+    }
+
+    #[test]
     fn clients_inside_need_no_maglev() {
         let maglev = Balance { algorithm: Algorithm::Maglev, ..Balance::default() };
-        assert!(Plan::of(&frontend(FrontendKind::ClusterIP, &[1, 1]), &maglev)[0].is_plain());
-        assert!(!Plan::of(&frontend(FrontendKind::NodePort, &[1, 1]), &maglev)[0].is_plain());
-        assert!(Plan::of(&frontend(FrontendKind::NodePort, &[0]), &maglev)[0].table(&maglev).is_empty());
+        assert!(Plan::of(&frontend(FrontendKind::ClusterIP, &[1, 1]), &maglev, true)[0].is_plain());
+        assert!(!Plan::of(&frontend(FrontendKind::NodePort, &[1, 1]), &maglev, true)[0].is_plain());
+        assert!(
+            Plan::of(&frontend(FrontendKind::NodePort, &[0]), &maglev, true)[0].table(&maglev).is_empty()
+        );
     }
 }

@@ -22,6 +22,8 @@ pub(crate) const SEEN_NON_SYN: u16 = 1 << 2;
 pub(crate) const LOOPBACK: u16 = 1 << 3;
 /// Of a client outside.
 pub(crate) const NODE_PORT: u16 = 1 << 4;
+/// The backend's node answers the client directly.
+pub(crate) const DSR: u16 = 1 << 5;
 
 /// `struct tuple`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable)]

@@ -101,6 +101,7 @@ fn reason(number: u8) -> &'static str {
         175 => "first fragment not found",
         177 => "denied by lb source ranges",
         196 => "ttl exceeded",
+        250 => "dsr option refused",
         _ => "unknown",
     }
 }

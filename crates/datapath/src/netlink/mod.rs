@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::sched::{CloneFlags, setns};
 
 use crate::Error;
-pub(crate) use requests::{Netlink, Veth};
+pub(crate) use requests::{Netlink, Route, Veth, Way};
 
 /// Runs netlink requests in a network namespace: that of the calling thread, or the one `netns`
 /// names.

@@ -1,6 +1,7 @@
 //! The netlink requests we make, each idempotent: what is already so is left.
 
 mod devices;
+mod routes;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, RawFd};
@@ -10,13 +11,12 @@ use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use netlink_packet_route::link::{InfoVxlan, LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourState;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-};
+use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::packet_core::ErrorMessage;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder};
 
 use crate::Error;
+pub(crate) use routes::{Route, Way};
 
 /// A netlink socket of one namespace.
 #[derive(Debug, Clone)]
@@ -81,6 +81,20 @@ impl Netlink {
         let (index, _) = self.index_and_mac(name).await?;
         self.change(LinkUnspec::new_with_index(index).arp(false).mtu(mtu).up().build(), name).await?;
         Ok(index)
+    }
+
+    /// The device that has the node's own addresses in the pod network where there is no tunnel: a pair
+    /// whose ends both stay here. Nothing is ever sent by it.
+    pub(crate) async fn ensure_pair(&self, name: &str, peer: &str) -> Result<u32, Error> {
+        if self.link(name).await?.is_none() {
+            let pair = LinkMessageBuilder::<LinkVeth>::new(name, peer).build();
+            self.0.link().add(pair).execute().await.map_err(|e| failed(format!("create {name}"), e))?;
+        }
+        for end in [peer, name] {
+            let (index, _) = self.index_and_mac(end).await?;
+            self.change(LinkUnspec::new_with_index(index).arp(false).up().build(), end).await?;
+        }
+        Ok(self.index_and_mac(name).await?.0)
     }
 
     /// A pair of interfaces with the pod's end already in the namespace of `netns`.
@@ -157,32 +171,9 @@ impl Netlink {
     /// The routes of the main table that leave by an interface, but for those the kernel makes itself
     /// (of the interface's own IPv6 addresses).
     pub(crate) async fn routes_by(&self, index: u32) -> Result<Vec<(IpNet, RouteMessage)>, Error> {
-        // Of no family: all of them.
-        let query = RouteMessageBuilder::<IpAddr>::new().build();
-        let all: Vec<RouteMessage> = self
-            .0
-            .route()
-            .get(query)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|e| failed("list routes".into(), e))?;
-        let by = |route: &RouteMessage| route.attributes.contains(&RouteAttribute::Oif(index));
-        let main = |route: &RouteMessage| route.header.table == RouteHeader::RT_TABLE_MAIN;
-        let ours = |route: &RouteMessage| route.header.protocol != RouteProtocol::Kernel;
-        let to = |route: &RouteMessage| {
-            route.attributes.iter().find_map(|a| match a {
-                RouteAttribute::Destination(RouteAddress::Inet(ip)) => {
-                    IpNet::new((*ip).into(), route.header.destination_prefix_length).ok()
-                }
-                RouteAttribute::Destination(RouteAddress::Inet6(ip)) => {
-                    IpNet::new((*ip).into(), route.header.destination_prefix_length).ok()
-                }
-                _ => None,
-            })
-        };
-        let wanted = |route: &RouteMessage| by(route) && main(route) && ours(route);
-        Ok(all.into_iter().filter(wanted).filter_map(|r| Some((to(&r)?, r))).collect())
+        let ours =
+            |route: &Route| route.is_by(index) && route.message.header.protocol != RouteProtocol::Kernel;
+        Ok(self.main_routes().await?.into_iter().filter(ours).map(|r| (r.to, r.message)).collect())
     }
 
     /// Removes a route; none is fine.

@@ -3,10 +3,10 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod capture;
 pub mod client;
 pub mod vpc;
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +14,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use causeway_datapath::{
-    AttachMode, Balance, Config, Datapath, Endpoint, EndpointSpec, IpPair, PodNetwork, Sizes,
+    AttachMode, Balance, Config, Datapath, Endpoint, EndpointSpec, IpPair, PodNetwork, RemoteNodes, Routing,
+    Sizes,
 };
 use causeway_model::{Event, IpEntry, NumericIdentity, PodRef};
 use nix::mount::{MsFlags, mount};
@@ -166,6 +167,10 @@ impl Node {
             cgroup: cgroup.0.clone(),
             state_dir: dir.path().join("state"),
             node_ip: ip,
+            routing: Routing::Tunnel,
+            native_cidrs: vec![],
+            // Every node is of a cluster of its own number.
+            identities: u32::from(n) << 16..=u32::from(n) << 16 | 0xffff,
             networks: vec![
                 PodNetwork {
                     cidr: format!("10.{n}.0.0/24").parse().unwrap(),
@@ -239,7 +244,12 @@ impl Node {
     pub fn learn(&mut self, others: &[(&Pod, Ipv4Addr)], nodes: &[&Node]) {
         let networks =
             || nodes.iter().flat_map(|node| node.config.networks.iter().map(move |n| (n, node.ip)));
-        let cidrs: BTreeSet<_> = networks().map(|(network, _)| network.cidr).collect();
+        let address = |node: &Node, v6: bool| if v6 { node.ip6.into() } else { IpAddr::from(node.ip) };
+        let cidrs = nodes.iter().flat_map(|node| {
+            node.config.networks.iter().map(move |n| (n.cidr, Some(address(node, n.cidr.addr().is_ipv6()))))
+        });
+        let addresses = nodes.iter().flat_map(|node| [address(node, false), address(node, true)]).collect();
+        let remote = RemoteNodes { pod_cidrs: cidrs.collect(), addresses };
         let entry = |prefix, identity, host: Ipv4Addr| IpEntry {
             prefix,
             identity,
@@ -256,7 +266,7 @@ impl Node {
         self.datapath(move |d| {
             let listed = entries.into_iter().map(Event::Upsert);
             d.apply_addresses([Event::Reset].into_iter().chain(listed).chain([Event::Synced])).unwrap();
-            d.set_pod_cidrs(cidrs, true).unwrap();
+            d.set_remote_nodes(remote, true).unwrap();
         });
     }
 }

@@ -37,6 +37,9 @@ enum Action {
         /// Address families of pods, Services and nodes; ranges that the topology does not name are chosen
         #[arg(long, value_name = "FAMILIES", value_parser = families, default_value = "ipv4")]
         ip_families: Families,
+        /// How packets get to pods of other nodes: in tunnels, or by routes of the VPC, which the lab makes
+        #[arg(long, value_enum, default_value_t = RoutingMode::Tunnel)]
+        routing_mode: RoutingMode,
         /// Stay, and take the lab down on Ctrl-C or SIGTERM
         #[arg(long)]
         foreground: bool,
@@ -140,6 +143,12 @@ enum Format {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RoutingMode {
+    Tunnel,
+    Native,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum LinkAction {
     Cut,
     Restore,
@@ -162,8 +171,10 @@ impl LabCommand {
     ) -> Result<u8> {
         let name = self.name;
         match self.action {
-            Action::Up { file, ip_families, foreground } => {
-                up(name, topology(file, ip_families)?, foreground, install).await?;
+            Action::Up { file, ip_families, routing_mode, foreground } => {
+                let mut topology = topology(file, ip_families)?;
+                topology.pod_routes |= routing_mode == RoutingMode::Native;
+                up(name, topology, foreground, install).await?;
             }
             Action::Down { all } => down(&name, all)?,
             Action::Status { output } => status::print(&name, output == Format::Json).await?,

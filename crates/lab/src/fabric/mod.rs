@@ -16,7 +16,7 @@ use rtnetlink::{AddressAddRequest, Handle, LinkBridge, LinkUnspec, LinkVeth, Rou
 
 use crate::runtime::{NetNs, Result};
 use crate::topology::Plan;
-use crate::topology::plan::{ClusterPlan, SubnetPlan};
+use crate::topology::plan::{ClusterPlan, NodePlan, SubnetPlan};
 
 /// The VPC of a lab.
 #[derive(Debug)]
@@ -117,6 +117,32 @@ impl Fabric {
                     IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(ip).build(),
                 };
                 handle.route().add(default).execute().await?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Fabric {
+    /// Sends what is for a node's planned pod CIDRs to the node, which is connected.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn route_pods(&self, node: &NodePlan) -> Result<()> {
+        self.netns.netlink(async |handle| {
+            for cidr in &node.pod_cidrs {
+                let route = match (cidr, node.address_v6) {
+                    (IpNet::V4(cidr), _) => RouteMessageBuilder::<Ipv4Addr>::new()
+                        .destination_prefix(cidr.addr(), cidr.prefix_len())
+                        .gateway(node.address)
+                        .build(),
+                    (IpNet::V6(cidr), Some(address)) => RouteMessageBuilder::<Ipv6Addr>::new()
+                        .destination_prefix(cidr.addr(), cidr.prefix_len())
+                        .gateway(address)
+                        .build(),
+                    (IpNet::V6(_), None) => continue,
+                };
+                handle.route().add(route).execute().await?;
             }
             Ok(())
         })

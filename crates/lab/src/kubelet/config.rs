@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 /// Everything about one node. All paths are as seen inside the node.
 #[derive(Clone)]
 pub struct KubeletConfig {
@@ -18,8 +20,8 @@ pub struct KubeletConfig {
     pub more_ips: Vec<IpAddr>,
     /// Labels besides those every node has; `topology.kubernetes.io/zone` and `region` belong here.
     pub labels: BTreeMap<String, String>,
-    /// `spec.podCIDR` to register with; none if a controller assigns it.
-    pub pod_cidr: Option<String>,
+    /// `spec.podCIDRs` to register with; none if a controller assigns them.
+    pub pod_cidrs: Vec<IpNet>,
     /// The node's cgroup v2 directory; pods live beneath it in `kubepods/`.
     pub cgroup: PathBuf,
     /// The kubelet's own directory: volumes, files of pods, CNI results.
@@ -61,7 +63,7 @@ impl KubeletConfig {
             node_ip,
             more_ips: Vec::new(),
             labels: BTreeMap::new(),
-            pod_cidr: None,
+            pod_cidrs: Vec::new(),
             cgroup,
             state_dir: "/var/lib/kubelet".into(),
             record_dir: "/run/causeway/node".into(),

@@ -40,6 +40,7 @@ impl Supervisor {
         for cluster in &plan.clusters {
             for (i, node) in cluster.nodes.iter().enumerate() {
                 let netns = machine(fabric, node.subnet, &node_port(cluster, i), &node.addresses())?;
+                fabric.route_pods(node)?;
                 let pid = self.start_node(cluster, node, &netns)?;
                 nodes.push((cluster, node, netns, pid));
             }
@@ -145,6 +146,7 @@ impl Supervisor {
             name: node.name.clone(),
             address: node.address,
             address_v6: node.address_v6,
+            pod_cidrs: node.pod_cidrs.clone(),
             zone: node.zone.clone(),
             api_server: cluster.api_server,
             cluster_dns: cluster.dns(),

@@ -14,6 +14,7 @@
 //! routes:                        # pairs of subnets; all are connected if this is left out
 //! - [subnet-gz3abc, subnet-sh7def]
 //! publicCIDR: 203.0.113.0/24     # load balancers without a subnet
+//! podRoutes: true                # the VPC knows the way to every pod, by its node; not if this is left out
 //! ```
 //!
 //! A cluster is dual stack, IPv4 first, with `podCIDRv6: fd00:10:1::/48` and `serviceCIDRv6: fd00:96:1::/112`, in subnets
@@ -47,6 +48,9 @@ pub struct Topology {
     /// Addresses of load balancers whose Service names no subnet.
     #[serde(rename = "publicCIDR", default = "default_public")]
     pub public_cidr: Ipv4Net,
+    /// The VPC routes nodes' pod CIDRs, as clouds do with their route tables.
+    #[serde(default)]
+    pub pod_routes: bool,
 }
 
 /// A cluster.
@@ -238,6 +242,7 @@ impl Default for Topology {
             ],
             routes: None,
             public_cidr: default_public(),
+            pod_routes: false,
         }
     }
 }

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::{Nodes, Topology};
+use super::{Cluster, NODE_MASK_V6, Nodes, Topology};
 use crate::fabric::lb::AddressPool;
 
 /// A lab with every address decided.
@@ -24,6 +24,8 @@ pub struct Plan {
     pub unrouted: Vec<(usize, usize)>,
     /// Addresses of load balancers without a subnet.
     pub public_cidr: Ipv4Net,
+    /// The VPC routes nodes' pod CIDRs.
+    pub pod_routes: bool,
 }
 
 /// A cluster.
@@ -70,6 +72,8 @@ pub struct NodePlan {
     pub address: Ipv4Addr,
     /// Its IPv6 address, if the cluster is dual stack.
     pub address_v6: Option<Ipv6Addr>,
+    /// Its pod CIDRs, where the VPC routes them; elsewhere a controller of the cluster decides.
+    pub pod_cidrs: Vec<IpNet>,
 }
 
 impl NodePlan {
@@ -206,7 +210,9 @@ impl Plan {
                 };
                 let zone = node.zone.unwrap_or_else(spread);
                 let v6 = topology.subnets[subnet].cidr_v6.filter(|_| cluster.pod_cidr_v6.is_some());
+                let pod_cidrs = if topology.pod_routes { pod_cidrs(cluster, k) } else { vec![] };
                 NodePlan {
+                    pod_cidrs,
                     name: node.name,
                     zone,
                     subnet,
@@ -236,7 +242,8 @@ impl Plan {
                 public_pool: share(public.network + 1, public.size - 2, i, count),
             });
         }
-        Plan { clusters, subnets, unrouted: unrouted(topology), public_cidr: topology.public_cidr }
+        let (public_cidr, pod_routes) = (topology.public_cidr, topology.pod_routes);
+        Plan { clusters, subnets, unrouted: unrouted(topology), public_cidr, pod_routes }
     }
 
     /// The cluster of a name.
@@ -251,6 +258,13 @@ impl Plan {
         all.dedup();
         all
     }
+}
+
+/// The parts of a cluster's pod CIDRs that its `n`th node gets.
+fn pod_cidrs(cluster: &Cluster, n: usize) -> Vec<IpNet> {
+    let v4 = cluster.pod_cidr.subnets(cluster.node_cidr_mask).ok().and_then(|mut parts| parts.nth(n));
+    let v6 = cluster.pod_cidr_v6.and_then(|cidr| cidr.subnets(NODE_MASK_V6).ok()?.nth(n));
+    v4.map(IpNet::V4).into_iter().chain(v6.map(IpNet::V6)).collect()
 }
 
 fn unrouted(topology: &Topology) -> Vec<(usize, usize)> {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use causeway_model::lb::{Backend, Balancing, Frontend, FrontendKind, HostPorts, L4Addr};
+use causeway_model::lb::{Backend, Balancing, Forwarding, Frontend, FrontendKind, HostPorts, L4Addr};
 use causeway_model::{
     ClusterName, ClusterService, Collection, EndpointSlice, Event, Keyed, Service, ServiceKey, ServiceType,
     SliceKey,
@@ -354,13 +354,21 @@ impl ServiceMerger {
             let elsewhere = !service.nodes.matches(|key| self.location.labels.get(key).map(String::as_str));
             service.exposed.has(rank.kind()) && (rank == Rank::ClusterIp || !elsewhere)
         };
-        // Source ranges are those of the load balancer's addresses, as in Kubernetes.
-        let open = match service.balancing.source_ranges.is_empty() {
+        // Nodes that are not selected have not heard of the addresses, and could not answer under them.
+        let balancing = match service.nodes == LabelSelector::default() {
             true => service.balancing.clone(),
+            false => Arc::new(Balancing {
+                forwarding: Some(Forwarding::Snat),
+                ..Balancing::clone(&service.balancing)
+            }),
+        };
+        // Source ranges are those of the load balancer's addresses, as in Kubernetes.
+        let open = match balancing.source_ranges.is_empty() {
+            true => balancing.clone(),
             false => Arc::new(Balancing {
                 source_ranges: vec![],
                 deny_source_ranges: false,
-                ..Balancing::clone(&service.balancing)
+                ..Balancing::clone(&balancing)
             }),
         };
         for (index, port) in service.ports.iter().enumerate() {
@@ -377,7 +385,7 @@ impl ServiceMerger {
                     list: Some(outside),
                     backends: backends.list(outside),
                     internal: (inside != outside).then(|| (inside, backends.list(inside))),
-                    balancing: if rank == Rank::LoadBalancer { &service.balancing } else { &open }.clone(),
+                    balancing: if rank == Rank::LoadBalancer { &balancing } else { &open }.clone(),
                 };
                 out.insert(address, wanted);
             };

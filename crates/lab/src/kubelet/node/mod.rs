@@ -173,10 +173,10 @@ async fn publish(config: &KubeletConfig, status: Value) -> Result<(), kube::Erro
                 [("node.alpha.kubernetes.io/provided-node-ip".to_string(), config.node_ip.to_string())]
                     .into(),
             );
-            if let Some(cidr) = &config.pod_cidr {
+            if let Some(first) = config.pod_cidrs.first() {
                 let spec = node.spec.get_or_insert_default();
-                spec.pod_cidr = Some(cidr.clone());
-                spec.pod_cidrs = Some(vec![cidr.clone()]);
+                spec.pod_cidr = Some(first.to_string());
+                spec.pod_cidrs = Some(config.pod_cidrs.iter().map(ToString::to_string).collect());
             }
             api.create(&PostParams::default(), &node).await?;
         }
