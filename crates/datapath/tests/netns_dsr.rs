@@ -367,7 +367,7 @@ fn netns_nobody_chooses_the_source_of_answers() {
             key_index: 0,
             pod: None,
         };
-        net.b.datapath(move |d| d.apply_address(Event::Upsert(entry)).unwrap());
+        net.b.datapath(move |d| d.apply_addresses([Event::Upsert(entry)]).unwrap());
         let answer = seen(&net.b.ns, move |frame| {
             let (source, destination, _) = header(&SlicedPacket::from_ethernet(frame).ok()?)?;
             (destination == client && source == other).then_some(())

@@ -154,7 +154,7 @@ fn netns_who_has_sent_a_packet_is_what_the_ipcache_says() {
             key_index: 0,
             pod: None,
         };
-        net.a.datapath(move |d| d.apply_address(Event::Upsert(entry)).unwrap());
+        net.a.datapath(move |d| d.apply_addresses([Event::Upsert(entry)]).unwrap());
         for (ns, who, identity) in [
             (&net.remote.ns, net.remote.address(v6), net.remote.identity),
             (&net.client.ns, net.client.address(v6), 2),

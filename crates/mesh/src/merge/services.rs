@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use causeway_model::lb::{Backend, Balancing, Forwarding, Frontend, FrontendKind, HostPorts, L4Addr};
 use causeway_model::{
-    ClusterName, ClusterService, Collection, EndpointSlice, Event, Keyed, Service, ServiceKey, ServiceType,
-    SliceKey,
+    ClusterName, ClusterService, Collection, EndpointSlice, Event, Keyed, LabelSelector, Service, ServiceKey,
+    ServiceType, SliceKey,
 };
 
 use super::backends::{Claim, ListId, ServiceBackends};
