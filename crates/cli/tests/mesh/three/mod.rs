@@ -185,8 +185,9 @@ fn ports(mesh: &Clusters) {
 
 /// Clusters go before others, take over for them, and hand back.
 fn preferences(mesh: &Clusters) {
-    type Used<'a> = [&'a [&'a str]; 3];
-    let steps: [([u8; 3], Used<'_>, [&[&str]; 2]); 5] = [
+    // How many pods each cluster has; who answers the first cluster at each Service, and the second.
+    type Step<'a> = ([u8; 3], [&'a [&'a str]; 3], [&'a [&'a str]; 2]);
+    let steps: [Step<'_>; 5] = [
         ([1, 1, 1], [&[ONE], &[TWO, THREE], &[TWO]], [&[TWO], &[ONE, THREE]]),
         ([1, 0, 1], [&[ONE], &[THREE], &[THREE]], [&[ONE, THREE], &[ONE, THREE]]),
         ([1, 0, 0], [&[ONE], &[ONE], &[ONE]], [&[ONE], &[ONE]]),
