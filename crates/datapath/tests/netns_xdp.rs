@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 
-use causeway_datapath::{Accelerated, Acceleration};
+use causeway_datapath::{Accelerated, Acceleration, NodeRoutes, Routing};
 use causeway_model::lb::FrontendKind;
 use causeway_model::{Event, Protocol};
 use common::ip;
@@ -245,4 +245,17 @@ fn netns_devices_that_cannot_have_xdp_are_served_by_traffic_control() {
             assert!(answers.keys().all(|a| a.starts_with("local") || a.starts_with("remote")), "{answers:?}");
         }
     }
+}
+
+#[test]
+fn netns_native_routing_has_no_xdp() {
+    let mut net = Pair::with("xdpnative", |node| node.config.balance.acceleration = Acceleration::Native);
+    assert_eq!(net.a.datapath(|d| d.accelerated()[0].xdp), Some("native"));
+    net.a.close();
+    // What knows the tunnel only is taken off, and it is said why.
+    net.a.config.routing = Routing::Native(NodeRoutes::Direct);
+    net.a.open();
+    let devices = net.a.datapath(|d| d.accelerated().to_vec());
+    let error = devices[0].error.as_deref().unwrap();
+    assert!(devices[0].xdp.is_none() && error.contains("routing-mode"), "{devices:?}");
 }
