@@ -2,10 +2,8 @@
 /* Both directions of the node's native devices: clients outside reach NodePorts, external addresses
  * and host ports here, before the node's stack sees their packets. */
 
+#include "lib/mark.h"
 #include "lib/nodeport.h"
-
-/* UDP port of the tunnel; its packets are nobody's service. */
-#define TUNNEL_PORT 8472
 
 /* What is for no frontend may be an answer from a backend of another node. */
 static __always_inline int no_frontend(struct __sk_buff *skb, struct tuple *tuple,
@@ -105,6 +103,27 @@ static __always_inline int to_own_pod(struct __sk_buff *skb, __u32 family)
 	return to && verdict == NOT_OURS ? ACT_OK : verdict;
 }
 
+static __always_inline int deliver_to_backend(struct __sk_buff *skb, __u32 family)
+{
+	struct packet packet;
+	struct endpoint *pod;
+	struct address dst;
+
+	if (!parse(skb, family, &packet))
+		return drop(skb, REASON_INVALID_PACKET, DIRECTION_INGRESS);
+	dst = destination(&packet);
+	pod = bpf_map_lookup_elem(&cw_endpoints, &dst);
+	return pod && hops(&packet) > 1 ? deliver(skb, &packet, pod) : ACT_OK;
+}
+
+/* Translated by XDP already, to a backend of this node. */
+__global int to_backend(struct __sk_buff *skb, __u32 family)
+{
+	if (family == FAMILY_V4)
+		return deliver_to_backend(skb, FAMILY_V4);
+	return deliver_to_backend(skb, FAMILY_V6);
+}
+
 SEC("classifier")
 int from_netdev(struct __sk_buff *skb)
 {
@@ -112,6 +131,8 @@ int from_netdev(struct __sk_buff *skb)
 
 	if (!family || skb->pkt_type != PACKET_HOST)
 		return ACT_OK;
+	if (has_mark(skb, MARK_TO_BACKEND))
+		return to_backend(skb, family);
 	if (NATIVE_ROUTING) {
 		int verdict = family == FAMILY_V4 ? to_own_pod(skb, FAMILY_V4) :
 						    to_own_pod(skb, FAMILY_V6);

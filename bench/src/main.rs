@@ -12,6 +12,7 @@ mod b3_watch;
 mod b4_propagation;
 mod b5_bootstrap;
 mod b8_services;
+mod b9_rate;
 mod burst;
 mod churn;
 mod ipcache;
@@ -38,7 +39,7 @@ use report::{Case, Measured};
 /// Side-by-side benchmarks.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Which benchmarks to run, comma separated; all when empty: B1 to B8, B11, ROUTE, IPCACHE, SERVICE, CHURN, BURST,
+    /// Which benchmarks to run, comma separated; all when empty: B1 to B9, B11, ROUTE, IPCACHE, SERVICE, CHURN, BURST,
     /// SCALE
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -92,6 +93,7 @@ const BENCHES: &[(&str, Column, Bench)] = &[
     ("B6", Column::One, b5_bootstrap::memory),
     ("B7", Column::One, b5_bootstrap::churn),
     ("B8", Column::One, b8_services::run),
+    ("B9", Column::One, b9_rate::run),
     ("B11", Column::One, b11_pods::run),
     ("ROUTE", Column::One, route::run),
     ("IPCACHE", Column::One, ipcache::run),

@@ -7,12 +7,7 @@
 #include "metrics.h"
 #include "packet.h"
 #include "service.h"
-
-/* The interface the tunnel device has in this node; set when the program is loaded. */
-const volatile __u32 VXLAN_IFINDEX = 0;
-
-/* The outer TTL of tunnelled packets. */
-#define OUTER_TTL 64
+#include "tunnel.h"
 
 /* Hands the packet to the pod's own end of its veth pair, past the host's stack. */
 static __always_inline int hand_over(struct __sk_buff *skb, const struct packet *packet,

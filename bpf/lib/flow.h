@@ -10,6 +10,7 @@
 #include <linux/ipv6.h>
 
 #include "common.h"
+#include "context.h"
 
 #define PROTO_SCTP 132
 
@@ -120,12 +121,14 @@ struct {
 /* How many extension headers of IPv6 are followed. */
 #define MAX_EXTENSIONS 6
 
-static __always_inline int read_ip4(struct __sk_buff *skb, __u32 offset, struct tuple *tuple,
+static __always_inline int read_ip4(struct packet_ctx *skb, __u32 offset, struct tuple *tuple,
 				    struct l4_header *l4)
 {
 	struct iphdr ip;
 
-	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
+	if (packet_load(skb, offset, &ip, sizeof(ip)))
+		return REASON_INVALID_PACKET;
+	if (ip.version != 4 || ip.ihl < 5)
 		return REASON_INVALID_PACKET;
 	tuple->src[0] = ip.saddr;
 	tuple->dst[0] = ip.daddr;
@@ -139,7 +142,7 @@ static __always_inline int read_ip4(struct __sk_buff *skb, __u32 offset, struct 
 	return 0;
 }
 
-static __always_inline int read_ip6(struct __sk_buff *skb, __u32 offset, struct tuple *tuple,
+static __always_inline int read_ip6(struct packet_ctx *skb, __u32 offset, struct tuple *tuple,
 				    struct l4_header *l4)
 {
 	struct {
@@ -151,7 +154,9 @@ static __always_inline int read_ip6(struct __sk_buff *skb, __u32 offset, struct 
 	struct ipv6hdr ip;
 	__u8 next;
 
-	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
+	if (packet_load(skb, offset, &ip, sizeof(ip)))
+		return REASON_INVALID_PACKET;
+	if (ip.version != 6)
 		return REASON_INVALID_PACKET;
 	__builtin_memcpy(tuple->src, &ip.saddr, sizeof(tuple->src));
 	__builtin_memcpy(tuple->dst, &ip.daddr, sizeof(tuple->dst));
@@ -162,7 +167,7 @@ static __always_inline int read_ip6(struct __sk_buff *skb, __u32 offset, struct 
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
 		    next != IPPROTO_AH && next != IPPROTO_FRAGMENT)
 			break;
-		if (bpf_skb_load_bytes(skb, offset, &extension, sizeof(extension)))
+		if (packet_load(skb, offset, &extension, sizeof(extension)))
 			return REASON_INVALID_EXTENSION;
 		if (next == IPPROTO_FRAGMENT) {
 			l4->fragment_id = extension.id;
@@ -200,7 +205,7 @@ static __always_inline struct fragment fragment_of(const struct tuple *tuple,
 	return key;
 }
 
-static __always_inline int read_ports(struct __sk_buff *skb, struct tuple *tuple,
+static __always_inline int read_ports(struct packet_ctx *skb, struct tuple *tuple,
 				      struct l4_header *l4)
 {
 	struct ports ports;
@@ -216,7 +221,7 @@ static __always_inline int read_ports(struct __sk_buff *skb, struct tuple *tuple
 		tuple->dport = first->dport;
 		return 0;
 	}
-	if (bpf_skb_load_bytes(skb, l4->offset, &ports, sizeof(ports)))
+	if (packet_load(skb, l4->offset, &ports, sizeof(ports)))
 		return REASON_INVALID_L4;
 	tuple->sport = ports.sport;
 	tuple->dport = ports.dport;
@@ -226,12 +231,12 @@ static __always_inline int read_ports(struct __sk_buff *skb, struct tuple *tuple
 		bpf_map_update_elem(&cw_fragments, &key, &ports, BPF_ANY);
 	}
 	if (tuple->protocol == IPPROTO_TCP &&
-	    bpf_skb_load_bytes(skb, l4->offset + 13, &l4->tcp_flags, 1))
+	    packet_load(skb, l4->offset + 13, &l4->tcp_flags, 1))
 		return REASON_INVALID_L4;
 	return 0;
 }
 
-static __always_inline int read_icmp(struct __sk_buff *skb, struct tuple *tuple,
+static __always_inline int read_icmp(struct packet_ctx *skb, struct tuple *tuple,
 				     struct l4_header *l4)
 {
 	struct icmp_header icmp;
@@ -239,7 +244,7 @@ static __always_inline int read_icmp(struct __sk_buff *skb, struct tuple *tuple,
 	/* A fragmented echo has no place in a map of flows, and errors are never fragmented. */
 	if (l4->fragment != FRAGMENT_NONE)
 		return 0;
-	if (bpf_skb_load_bytes(skb, l4->offset, &icmp, sizeof(icmp)))
+	if (packet_load(skb, l4->offset, &icmp, sizeof(icmp)))
 		return REASON_INVALID_L4;
 	l4->type = icmp.type;
 	if (tuple->protocol == IPPROTO_ICMPV6) {
@@ -309,7 +314,7 @@ static __always_inline struct scratch *scratch(void)
 
 /* Reads the IP header of `family` at `offset` and what follows. 0, or the reason why the packet is
  * none that can be looked up. */
-__global int read_flow(struct __sk_buff *skb, __u32 offset, __u32 family, struct tuple *tuple,
+__global int read_flow(struct packet_ctx *skb, __u32 offset, __u32 family, struct tuple *tuple,
 		       struct l4_header *l4)
 {
 	int reason;
@@ -340,7 +345,7 @@ __global int read_flow(struct __sk_buff *skb, __u32 offset, __u32 family, struct
 }
 
 /* The flow of a packet whose Ethernet header is in front. */
-static __always_inline int packet_flow(struct __sk_buff *skb, __u32 family, struct tuple *tuple,
+static __always_inline int packet_flow(struct packet_ctx *skb, __u32 family, struct tuple *tuple,
 				       struct l4_header *l4)
 {
 	int reason = read_flow(skb, ETH_HLEN, family, tuple, l4);
@@ -351,7 +356,7 @@ static __always_inline int packet_flow(struct __sk_buff *skb, __u32 family, stru
 
 /* Reads the flow of the packet that an ICMP error quotes, into scratch; false if it is none that is
  * translated. What becomes of it is at first the same. */
-static __always_inline int quoted_flow(struct __sk_buff *skb, struct scratch *s,
+static __always_inline int quoted_flow(struct packet_ctx *skb, struct scratch *s,
 				       const struct tuple *error, const struct l4_header *l4)
 {
 	__u32 offset = l4->offset + sizeof(struct icmp_header);

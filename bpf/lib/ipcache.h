@@ -47,3 +47,14 @@ static __always_inline struct remote *ipcache_lookup(const struct address *addre
 	}
 	return found;
 }
+
+/* Who is behind an address that is not this node's, for all that is known. Nobody is this node because a
+ * packet says so. */
+static __always_inline __u32 identity_of(const struct address *address)
+{
+	struct remote *remote = ipcache_lookup(address);
+
+	if (!remote || remote->identity == IDENTITY_UNKNOWN || remote->identity == IDENTITY_HOST)
+		return IDENTITY_WORLD;
+	return remote->identity;
+}

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common.h"
+#include "context.h"
 
 struct metric_key {
 	__u8 reason;
@@ -23,22 +24,22 @@ struct {
 	__type(value, struct metric);
 } cw_metrics SEC(".maps");
 
-static __always_inline void count(struct __sk_buff *skb, __u8 reason, __u8 direction)
+static __always_inline void count(struct packet_ctx *skb, __u8 reason, __u8 direction)
 {
 	struct metric_key key = {.reason = reason, .direction = direction};
 	struct metric *entry = bpf_map_lookup_elem(&cw_metrics, &key);
 
 	if (entry) {
 		entry->packets++;
-		entry->bytes += skb->len;
+		entry->bytes += packet_length(skb);
 	} else {
-		struct metric first = {.packets = 1, .bytes = skb->len};
+		struct metric first = {.packets = 1, .bytes = packet_length(skb)};
 
 		bpf_map_update_elem(&cw_metrics, &key, &first, BPF_NOEXIST);
 	}
 }
 
-static __always_inline int drop(struct __sk_buff *skb, __u8 reason, __u8 direction)
+static __always_inline int drop(struct packet_ctx *skb, __u8 reason, __u8 direction)
 {
 	count(skb, reason, direction);
 	return ACT_DROP;

@@ -12,28 +12,6 @@ const volatile __u32 NATIVE_ROUTING = 0;
 const volatile __u32 OWN_IDENTITY_MIN = 0;
 const volatile __u32 OWN_IDENTITY_MAX = 0;
 
-/* Who is behind an address that is not this node's, for all that is known. Nobody is this node because a
- * packet says so. */
-static __always_inline __u32 identity_of(const struct address *address)
-{
-	struct remote *remote = ipcache_lookup(address);
-
-	if (!remote || remote->identity == IDENTITY_UNKNOWN || remote->identity == IDENTITY_HOST)
-		return IDENTITY_WORLD;
-	return remote->identity;
-}
-
-/* The same of who has sent a packet of this flow. */
-__global int sender_of(const struct tuple *flow)
-{
-	struct address source;
-
-	if (!flow)
-		return IDENTITY_WORLD;
-	source = address_of(flow, flow->src);
-	return (int)identity_of(&source);
-}
-
 /* Whether an identity is that of pods: of a cluster, or a node's health endpoint. */
 static __always_inline int is_pod_identity(__u32 identity)
 {

@@ -5,30 +5,9 @@
 
 #include "deliver.h"
 #include "dsr.h"
-#include "nat.h"
-#include "native.h"
+#include "outside.h"
 #include "refuse.h"
 #include "route.h"
-#include "service.h"
-
-/* The node's addresses: what packets have as source on the way to backends of other nodes, in the
- * tunnel and beside it. Set when the programs are loaded; zero where the node has none of a family. */
-const volatile __be32 INTERNAL_IP4 = 0;
-const volatile __be32 NODE_IP4 = 0;
-const volatile __be32 INTERNAL_IP6[4] = {};
-const volatile __be32 NODE_IP6[4] = {};
-
-static __always_inline int set_nat_source(struct tuple *out, int by_tunnel)
-{
-	if (out->family == FAMILY_V4) {
-		out->src[0] = by_tunnel ? INTERNAL_IP4 : NODE_IP4;
-		return out->src[0] != 0;
-	}
-#pragma clang loop unroll(full)
-	for (int i = 0; i < 4; i++)
-		out->src[i] = by_tunnel ? INTERNAL_IP6[i] : NODE_IP6[i];
-	return (out->src[0] | out->src[1] | out->src[2] | out->src[3]) != 0;
-}
 
 /* To a backend of this node: a pod, or, where there is none, something in the node's own network.
  * scratch's `flow` is the client's, its `out` what it becomes. */
@@ -38,9 +17,7 @@ static __always_inline int to_local(struct __sk_buff *skb, struct scratch *s,
 	struct packet packet;
 	int reason;
 
-	s->out.flags = FLOW_IN;
-	mark_flows(pod ? pod->id : HOST_FLOWS, FLOWS_BACKEND);
-	reason = service_flow(&s->out, &s->l4, &s->flow, CT_NODE_PORT, sender_of(&s->flow));
+	reason = local_flow(s, pod);
 	if (!reason)
 		reason = rewrite(skb, &s->l4, &s->flow, &s->out);
 	if (reason)
@@ -83,13 +60,7 @@ static __always_inline int to_remote(struct __sk_buff *skb, struct scratch *s, _
 		    BPF_MTU_CHK_RET_FRAG_NEEDED &&
 	    may_not_be_fragmented(skb, &s->flow))
 		return too_big(skb, &s->flow, mtu, DIRECTION_EGRESS);
-	reason = nat_port(&s->flow, &s->out, port, &s->l4);
-	if (!reason && s->out.sport != port) {
-		struct ct_entry *entry = ct_find(&s->flow, s->l4.now);
-
-		if (entry)
-			entry->nat_port = s->out.sport;
-	}
+	reason = remote_flow(s, port);
 	if (!reason)
 		reason = rewrite(skb, &s->l4, &s->flow, &s->out);
 	if (reason)
@@ -121,7 +92,7 @@ __global int to_remote_directly(struct __sk_buff *skb)
 	told = dsr_is_told(&s->flow, &s->l4);
 	if (told) {
 		room = dsr_room(&s->flow);
-		found = find_way(skb, &s->out, &fib);
+		found = find_route(skb, skb->ifindex, &s->out, &fib);
 		if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 			mtu = fib.mtu_result;
 		else if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
@@ -309,34 +280,17 @@ static __always_inline int nat_error(struct __sk_buff *skb, struct tuple *outer,
 __global int nat_reply(struct __sk_buff *skb, struct tuple *tuple, const struct l4_header *l4)
 {
 	struct scratch *s = scratch();
-	struct nat_entry *entry;
-	struct tuple *to;
-	__u32 expires;
 	int reason;
 
 	if (!s || !tuple || !l4)
 		return 0;
 	if (l4->kind == L4_ERROR)
 		return nat_error(skb, tuple, l4);
-	if (l4->kind != L4_PORTS)
+	if (!reply_flow(s, tuple, l4))
 		return 0;
-	if (!is_nat_port(tuple->dport) && tuple->protocol != PROTO_SCTP)
-		return 0;
-	to = &s->out;
-	*to = *tuple;
-	to->flags = FLOW_IN;
-	entry = bpf_map_lookup_elem(&cw_nat, to);
-	if (!entry)
-		return 0;
-	expires = l4->now + CT_TIMEOUT_ANY;
-	if (expires - entry->expires > CT_GRAIN)
-		entry->expires = expires;
-	nat_service(entry, tuple, &s->quote);
-	ct_service_closing(&s->quote, l4->tcp_flags, l4->now);
-	reverse(&s->quote, 0, to);
-	reason = rewrite(skb, l4, tuple, to);
+	reason = rewrite(skb, l4, tuple, &s->out);
 	if (reason)
 		return -reason;
-	*tuple = *to;
+	*tuple = s->out;
 	return 1;
 }

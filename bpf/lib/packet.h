@@ -8,6 +8,7 @@
 #include <linux/ipv6.h>
 
 #include "common.h"
+#include "context.h"
 
 /* A packet's headers. It has no member that maps are asked with, so that all of it stays in registers
  * and, where the family is a constant, nothing is left of the other one. */
@@ -19,10 +20,10 @@ struct packet {
 	struct ipv6hdr *ip6;
 };
 
-/* The family of a packet; 0 for ARP and the like. */
-static __always_inline __u32 family_of(const struct __sk_buff *skb)
+/* The family of what is behind an Ethernet header; 0 for ARP and the like. */
+static __always_inline __u32 family_of_protocol(__be16 protocol)
 {
-	switch (skb->protocol) {
+	switch (protocol) {
 	case bpf_htons(ETH_P_IP):
 		return FAMILY_V4;
 	case bpf_htons(ETH_P_IPV6):
@@ -32,17 +33,24 @@ static __always_inline __u32 family_of(const struct __sk_buff *skb)
 	}
 }
 
+#ifndef CAUSEWAY_XDP
+static __always_inline __u32 family_of(const struct __sk_buff *skb)
+{
+	return family_of_protocol(skb->protocol);
+}
+#endif
+
 /* Reads the Ethernet and IP headers of a packet of `family`; false if it is not (whole). Pulls them
  * into the linear part where they are not. Pointers are invalid after any helper that changes the
  * packet. */
-static __always_inline int parse(struct __sk_buff *skb, __u32 family, struct packet *packet)
+static __always_inline int parse(struct packet_ctx *skb, __u32 family, struct packet *packet)
 {
 	const __u32 need = sizeof(struct ethhdr) + (family == FAMILY_V4 ? sizeof(struct iphdr) :
 									  sizeof(struct ipv6hdr));
 	void *data = (void *)(long)skb->data;
 
 	if (data + need > (void *)(long)skb->data_end) {
-		if (bpf_skb_pull_data(skb, need))
+		if (packet_pull(skb, need))
 			return 0;
 		data = (void *)(long)skb->data;
 		if (data + need > (void *)(long)skb->data_end)

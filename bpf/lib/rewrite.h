@@ -2,6 +2,7 @@
 /* Addresses and ports of a packet made others, with all checksums. */
 #pragma once
 
+#include "checksum.h"
 #include "flow.h"
 
 /* Offsets of checksums in their headers. */
@@ -70,21 +71,6 @@ __global int rewrite(struct __sk_buff *skb, const struct l4_header *l4, const st
 			return REASON_L4_CHECKSUM;
 	}
 	return 0;
-}
-
-static __always_inline __u16 folded(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (__u16)sum;
-}
-
-/* A checksum after what it covers has changed by `diff`. */
-static __always_inline __u16 checksum_after(__u16 check, __s64 diff)
-{
-	return (__u16)~folded((__u64)(__u16)~check + (__u32)diff);
 }
 
 /* The longest quoted headers: IPv6, and the eight bytes that are always quoted of what follows. */

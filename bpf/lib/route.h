@@ -2,12 +2,9 @@
 /* Packets that leave the node without its stack: by its routes and neighbours. */
 #pragma once
 
-#include "flow.h"
+#include "fib.h"
 #include "metrics.h"
 #include "packet.h"
-
-#define AF_INET 2
-#define AF_INET6 10
 
 /* Sends the packet to where a lookup of the node's routes has `found`. */
 static __always_inline int leave(struct __sk_buff *skb, const struct packet *packet,
@@ -28,23 +25,6 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *pac
 	return bpf_redirect(fib->ifindex, 0);
 }
 
-/* Asks the node's routes where a packet of this flow goes. */
-static __always_inline long find_way(struct __sk_buff *skb, const struct tuple *flow,
-				     struct bpf_fib_lookup *fib)
-{
-	fib->ifindex = skb->ifindex;
-	fib->family = flow->family == FAMILY_V4 ? AF_INET : AF_INET6;
-	fib->l4_protocol = flow->protocol;
-	if (flow->family == FAMILY_V4) {
-		fib->ipv4_src = flow->src[0];
-		fib->ipv4_dst = flow->dst[0];
-	} else {
-		__builtin_memcpy(fib->ipv6_src, flow->src, sizeof(fib->ipv6_src));
-		__builtin_memcpy(fib->ipv6_dst, flow->dst, sizeof(fib->ipv6_dst));
-	}
-	return bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
-}
-
 /* Sends the packet, whose flow this is, where the node's routes say. The stack itself would refuse it:
  * its source is an address of the node. */
 __global int route_out(struct __sk_buff *skb, const struct tuple *flow, __u8 direction)
@@ -55,7 +35,7 @@ __global int route_out(struct __sk_buff *skb, const struct tuple *flow, __u8 dir
 
 	if (!flow)
 		return ACT_DROP;
-	found = find_way(skb, flow, &fib);
+	found = find_route(skb, skb->ifindex, flow, &fib);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return drop(skb, REASON_FIB, direction);
 	if (!parse(skb, flow->family, &packet))

@@ -6,7 +6,9 @@
 #include "ct.h"
 #include "endpoint.h"
 #include "lb.h"
+#ifndef CAUSEWAY_XDP
 #include "rewrite.h"
+#endif
 
 /* A pod that reaches itself by a service gets this source, since it would answer its own address
  * without a packet. */
@@ -197,6 +199,8 @@ __global int service_flow(const struct tuple *flow, const struct l4_header *l4,
 	return ct_create(flow, &fresh, l4->tcp_flags, l4->now);
 }
 
+#ifndef CAUSEWAY_XDP
+
 /* An ICMP error about what the owner of a translated flow has sent: the packet it quotes becomes the
  * one that was sent, and where the error comes from whom that went to, it comes from the frontend.
  * `outer` is the error, changed to what it is now. 0: it is about no such flow; 1: translated;
@@ -268,3 +272,5 @@ __global int service_reply(struct __sk_buff *skb, struct tuple *tuple, const str
 	}
 	return 1;
 }
+
+#endif

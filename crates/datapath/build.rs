@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-const OBJECTS: [&str; 4] = ["bpf_host", "bpf_lxc", "bpf_overlay", "bpf_sock"];
+const OBJECTS: [&str; 6] = ["bpf_host", "bpf_lxc", "bpf_overlay", "bpf_sock", "bpf_xdp", "peer"];
 
 fn main() {
     let source = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../../bpf");

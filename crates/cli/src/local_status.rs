@@ -37,6 +37,8 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, Default, Deserialize)]
 struct Status {
     attach: String,
+    #[serde(default)]
+    devices: Vec<Device>,
     programmed: Programmed,
     #[serde(rename = "global-services", default)]
     global_services: u64,
@@ -44,6 +46,14 @@ struct Status {
     packets: Vec<Packets>,
     #[serde(rename = "node-health", default)]
     health: Report,
+}
+
+/// How a native device is served.
+#[derive(Debug, Deserialize)]
+struct Device {
+    device: String,
+    xdp: Option<String>,
+    error: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -77,6 +87,9 @@ pub(crate) async fn run(args: StatusArgs) -> Result<()> {
         "datapath   attached by {}; {} addresses, {} endpoints",
         status.attach, p.addresses, p.endpoints
     );
+    for device in &status.devices {
+        println!("device     {}", served(device));
+    }
     println!("services   {} frontends, {} backends", p.frontends, p.backends);
     for counter in &status.packets {
         let Packets { direction, reason, packets, bytes } = counter;
@@ -91,6 +104,14 @@ pub(crate) async fn run(args: StatusArgs) -> Result<()> {
         println!("{}", printable(line.as_bytes()));
     }
     Ok(())
+}
+
+/// How clients outside are served at a device.
+fn served(Device { device, xdp, error }: &Device) -> String {
+    let by = xdp.as_ref().map_or("tc".into(), |mode| format!("XDP ({mode}) and tc"));
+    let why =
+        error.as_ref().map(|error| format!("; XDP as it is set cannot be: {error}")).unwrap_or_default();
+    format!("{device}: clients outside are served by {by}{why}")
 }
 
 /// The remote clusters as Cilium's agents tell of them: details only of those that are not ready,
@@ -168,6 +189,23 @@ mod tests {
     use causeway_mesh::remote::{ConfigStatus, SyncedStatus};
 
     use super::*;
+
+    #[test]
+    fn devices_say_who_serves_clients_outside_and_why() {
+        let text = |json: &str| served(&serde_json::from_str(json).unwrap());
+        assert_eq!(
+            text(r#"{"device": "eth0", "xdp": null, "error": null}"#),
+            "eth0: clients outside are served by tc"
+        );
+        assert_eq!(
+            text(r#"{"device": "eth0", "xdp": "native", "error": null}"#),
+            "eth0: clients outside are served by XDP (native) and tc"
+        );
+        assert_eq!(
+            text(r#"{"device": "br0", "xdp": null, "error": "not supported"}"#),
+            "br0: clients outside are served by tc; XDP as it is set cannot be: not supported"
+        );
+    }
 
     #[test]
     fn remote_clusters_are_shown_as_cilium_shows_them() {

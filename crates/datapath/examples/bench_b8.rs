@@ -11,15 +11,14 @@
 mod common;
 mod load;
 
-use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use causeway_model::lb::{Backend, Frontend, L4Addr};
 use causeway_model::{Event, Protocol, ServiceKey};
 use common::{Node, Ns, ip};
+use load::rules::Rules;
 use load::{connect, exchange, per_exchange, pin};
 
 /// Backends of the service, all in one pod at ports of their own.
@@ -44,10 +43,8 @@ fn main() {
         "none" => {
             ours(case, services, duration, &(0..BACKENDS).map(|n| (SERVER, PORT + n)).collect::<Vec<_>>())
         }
-        "nft" => anchor(case, duration, move || feed("nft", &["-f", "-"], &nft(services))),
-        "iptables" => anchor(case, duration, move || {
-            feed("iptables-legacy-restore", &["--noflush"], &iptables(services))
-        }),
+        "nft" => anchor(case, duration, move || rules(services).nft()),
+        "iptables" => anchor(case, duration, move || rules(services).iptables()),
         _ => panic!("the side is ours, none, nft or iptables, not {side}"),
     };
     println!("{{\"value\": {value:.4}}}");
@@ -117,63 +114,17 @@ fn anchor(case: &str, duration: Duration, rules: impl FnOnce() + Send + 'static)
     measure(case, duration, &client, &server, vec![(SERVICE, 80)])
 }
 
-/// Hands rules to a program.
-fn feed(program: &str, args: &[&str], rules: &str) {
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
-    child.stdin.take().expect("it was asked for").write_all(rules.as_bytes()).expect("it reads");
-    assert!(child.wait().expect("it ends").success(), "{program} refused the rules");
-}
-
-/// kube-proxy's rules as it writes them for nftables: one verdict map of all services, one chain for each
-/// and one for each backend. Services nobody asks share a chain, which no packet notices.
-fn nft(services: u32) -> String {
-    let mut text = String::from("table ip kube-proxy {\n");
-    let line = |text: &mut String, line: std::fmt::Arguments<'_>| writeln!(text, "{line}").expect("memory");
-    for n in 0..BACKENDS {
-        line(&mut text, format_args!("chain ep-{n} {{ meta l4proto tcp dnat to {SERVER}:{}; }}", PORT + n));
+/// The services of the anchors.
+fn rules(services: u32) -> Rules {
+    Rules {
+        services,
+        protocol: "tcp",
+        service: SERVICE,
+        other,
+        backends: BACKENDS,
+        backend: |n| (SERVER, PORT + n).into(),
+        outside: false,
     }
-    let vmap: Vec<_> = (0..BACKENDS).map(|n| format!("{n} : goto ep-{n}")).collect();
-    line(
-        &mut text,
-        format_args!("chain svc {{ numgen random mod {BACKENDS} vmap {{ {} }}; }}", vmap.join(", ")),
-    );
-    line(&mut text, format_args!("chain other {{ meta l4proto tcp dnat to {SERVER}:{PORT}; }}"));
-    line(&mut text, format_args!("map service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict"));
-    let mut elements = vec![format!("{SERVICE} . tcp . 80 : goto svc")];
-    elements.extend((1..services).map(|n| format!("{} . tcp . 80 : goto other", other(n))));
-    line(&mut text, format_args!("elements = {{ {} }}\n}}", elements.join(",\n")));
-    text + "chain services { ip daddr . meta l4proto . th dport vmap @service-ips; }
-chain nat-prerouting { type nat hook prerouting priority dstnat; jump services; }
-chain nat-postrouting { type nat hook postrouting priority srcnat; meta mark & 0x4000 == 0x4000 masquerade; }
-}\n"
-}
-
-/// The same as it writes them for iptables: one chain with a rule for each service, in which the one that is
-/// asked is in the middle; one chain for each service and one for each backend.
-fn iptables(services: u32) -> String {
-    let mut text = String::from("*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC - [0:0]\n:KUBE-OTHER - [0:0]\n");
-    let line = |text: &mut String, line: std::fmt::Arguments<'_>| writeln!(text, "{line}").expect("memory");
-    (0..BACKENDS).for_each(|n| line(&mut text, format_args!(":KUBE-SEP-{n} - [0:0]")));
-    line(&mut text, format_args!("-A PREROUTING -j KUBE-SERVICES"));
-    for n in 0..services {
-        let (ip, chain) = if n == services / 2 { (SERVICE, "KUBE-SVC") } else { (other(n), "KUBE-OTHER") };
-        line(&mut text, format_args!("-A KUBE-SERVICES -d {ip}/32 -p tcp -m tcp --dport 80 -j {chain}"));
-    }
-    for n in 0..BACKENDS {
-        let choice = match BACKENDS - n {
-            1 => String::new(),
-            left => format!("-m statistic --mode random --probability {:.10} ", 1.0 / f64::from(left)),
-        };
-        line(&mut text, format_args!("-A KUBE-SVC {choice}-j KUBE-SEP-{n}"));
-        let to = SocketAddr::from((SERVER, PORT + n));
-        line(&mut text, format_args!("-A KUBE-SEP-{n} -p tcp -m tcp -j DNAT --to-destination {to}"));
-    }
-    line(&mut text, format_args!("-A KUBE-OTHER -p tcp -m tcp -j DNAT --to-destination {SERVER}:{PORT}"));
-    text + "COMMIT\n"
 }
 
 fn measure(case: &str, duration: Duration, client: &Ns, server: &Ns, targets: Vec<(Ipv4Addr, u16)>) -> f64 {

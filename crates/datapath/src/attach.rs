@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
-use aya::programs::{CgroupAttachMode, Program, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{CgroupAttachMode, Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 
 use crate::Error;
 
@@ -120,6 +122,84 @@ fn clsact(program: &mut SchedClassifier, hook: Hook<'_>) -> Result<(), Error> {
 /// Forgets the pin of an interface that is being removed; its link goes with the interface.
 pub(crate) fn forget(hook: Hook<'_>, links: &Path) {
     let _ = std::fs::remove_file(hook.pin(links));
+}
+
+/// The place of an XDP program at an interface. A link keeps its mode for life, so each has a pin of its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct XdpHook<'a> {
+    pub(crate) interface: &'a str,
+    /// `native` or `generic`.
+    pub(crate) mode: &'a str,
+}
+
+/// Between interface and mode in the names of pins.
+const XDP: &str = "_xdp_";
+/// How long the kernel may take to let go of a link that was removed.
+const LETTING_GO: Duration = Duration::from_secs(2);
+
+impl XdpHook<'_> {
+    fn pin(&self, links: &Path) -> PathBuf {
+        links.join(format!("{}{XDP}{}", self.interface, self.mode))
+    }
+
+    /// Whether there is a link here.
+    pub(crate) fn has_pin(&self, links: &Path) -> bool {
+        self.pin(links).exists()
+    }
+}
+
+/// Attaches the XDP program to an interface, or replaces the one an earlier process attached there.
+pub(crate) fn xdp(program: &mut Xdp, hook: XdpHook<'_>, mode: XdpMode, links: &Path) -> Result<(), Error> {
+    let path = hook.pin(links);
+    let failed = |source| Error::Program {
+        program: format!("XDP ({}) on {}", hook.mode, hook.interface),
+        what: "attach",
+        source: Box::new(source),
+    };
+    if path.exists() {
+        let replaced = PinnedLink::from_pin(&path)
+            .map_err(|e| e.to_string())
+            .and_then(|pinned| XdpLink::try_from(FdLink::from(pinned)).map_err(|e| e.to_string()))
+            .and_then(|link| program.attach_to_link(link).map_err(|e| e.to_string()));
+        match replaced {
+            Ok(_) => return Ok(()),
+            Err(why) => {
+                tracing::debug!(pin = %path.display(), why, "a stale link is replaced");
+                std::fs::remove_file(&path)
+                    .map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
+            }
+        }
+    }
+    // An interface has one mode at a time.
+    detach_xdp(links, |other| other.interface != hook.interface || other.mode == hook.mode);
+    let started = Instant::now();
+    let id = loop {
+        match program.attach(hook.interface, mode) {
+            Ok(id) => break id,
+            Err(ProgramError::SyscallError(error))
+                if matches!(error.io_error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+                    && started.elapsed() < LETTING_GO =>
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    };
+    let link = program.take_link(id).map_err(failed)?;
+    let link = FdLink::try_from(link).map_err(|e| Error::Pin { path: path.clone(), why: e.to_string() })?;
+    link.pin(&path).map_err(|e| Error::Pin { path, why: e.to_string() })?;
+    Ok(())
+}
+
+/// Detaches the XDP programs that an earlier process attached and that are not kept.
+pub(crate) fn detach_xdp(links: &Path, keep: impl Fn(XdpHook<'_>) -> bool) {
+    for pin in std::fs::read_dir(links).into_iter().flatten().flatten() {
+        let name = pin.file_name().to_string_lossy().into_owned();
+        let Some((interface, mode)) = name.rsplit_once(XDP) else { continue };
+        if !keep(XdpHook { interface, mode }) {
+            let _ = std::fs::remove_file(pin.path());
+        }
+    }
 }
 
 /// Attaches a socket program to a cgroup in place of the one an earlier process attached. For a

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use causeway_model::Protocol;
 use causeway_model::lb::{Algorithm, Forwarding};
 
+use crate::Acceleration;
 use crate::maglev::Maglev;
 
 /// How packets of clients outside get to backends of other nodes (`bpf-lb-mode`).
@@ -51,6 +52,8 @@ pub struct Balance {
     /// The devices where clients outside come in (`devices`); empty = those of the node's address and
     /// of default routes.
     pub devices: Vec<String>,
+    /// Whether XDP serves clients outside there (`bpf-lb-acceleration`).
+    pub acceleration: Acceleration,
     /// Say nothing to clients of services that nobody is behind, instead of refusing them
     /// (`service-no-backend-response`).
     pub drop_no_backend: bool,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use causeway_model::{Event, IpEntry, NumericIdentity, Protocol, lb};
 
+use crate::acceleration::{self, Accelerated};
 use crate::addresses::{Addresses, Stats};
 use crate::attach::{self, AttachMode, Hook};
 use crate::config::Config;
@@ -60,6 +61,7 @@ pub struct Datapath {
     pod_flows: PodFlows,
     /// The native devices that have our programs.
     devices: Vec<String>,
+    accelerated: Vec<Accelerated>,
     records: Records,
     endpoints: BTreeMap<String, Endpoint>,
     routes: Routes,
@@ -145,12 +147,22 @@ impl Datapath {
             conntrack,
             pod_flows,
             devices: devices.names,
+            accelerated: vec![],
             records,
             endpoints: BTreeMap::new(),
             routes,
         };
         datapath.adopt_endpoints()?;
         datapath.attach_node()?;
+        // What XDP passes on is for the programs that are there now.
+        let balance = &datapath.config.balance;
+        datapath.accelerated = acceleration::apply(
+            balance.acceleration,
+            &datapath.devices,
+            &datapath.pins,
+            &constants,
+            &balance.sizes,
+        );
         Ok(datapath)
     }
 
@@ -440,6 +452,11 @@ impl Datapath {
     /// The native devices where clients outside come in.
     pub fn devices(&self) -> &[String] {
         &self.devices
+    }
+
+    /// How each of them is served: by XDP, or by traffic control alone and why.
+    pub fn accelerated(&self) -> &[Accelerated] {
+        &self.accelerated
     }
 
     /// How programs are attached here.

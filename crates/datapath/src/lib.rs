@@ -11,6 +11,7 @@
 //! Pods have IPv4, IPv6 or both. Packets between nodes go in tunnels, which run over IPv4 for both, or by
 //! the node's own routes ([`Routing`]).
 
+mod acceleration;
 mod addresses;
 mod attach;
 mod balance;
@@ -34,6 +35,7 @@ mod object;
 mod routing;
 mod terminate;
 
+pub use acceleration::{Accelerated, Acceleration};
 pub use addresses::Stats;
 pub use attach::AttachMode;
 pub use balance::{Balance, LbMode, NodePorts, Sizes};

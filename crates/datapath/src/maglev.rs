@@ -6,6 +6,7 @@
 //! seed alone. They take turns, each taking the first entry it prefers that is still free; one of
 //! twice the weight takes twice the turns.
 
+use causeway_model::lb::L4Addr;
 use zerocopy::IntoBytes;
 
 use crate::maps::lb::L4;
@@ -70,6 +71,12 @@ impl Maglev {
         }
     }
 
+    /// The table for backends of equal weight: each entry is an index in `backends`, of which there are less
+    /// than 65,535, in the order of their addresses. What the agent writes for a service with just these.
+    pub fn assign(&self, backends: &[L4Addr]) -> Vec<u16> {
+        self.table(&backends.iter().map(|backend| (L4::from(*backend), 1)).collect::<Vec<_>>())
+    }
+
     fn turn(&self, backend: u16, address: &L4, weight: u16) -> Turn {
         let [first, second] = [0, 1].map(|n| hash(&self.seed, n, address));
         // Below the table's size, which has 32 bits.
@@ -111,7 +118,6 @@ fn hash(seed: &[u8], number: u8, address: &L4) -> u64 {
 #[cfg(test)]
 mod tests {
     use causeway_model::Protocol;
-    use causeway_model::lb::L4Addr;
 
     use super::*;
 

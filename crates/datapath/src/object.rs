@@ -11,6 +11,7 @@ use crate::{Error, IpPair, Sizes};
 pub(crate) static LXC: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bpf_lxc.bpf.o"));
 static OVERLAY: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bpf_overlay.bpf.o"));
 pub(crate) static HOST: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bpf_host.bpf.o"));
+pub(crate) static XDP: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bpf_xdp.bpf.o"));
 pub(crate) static SOCK: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bpf_sock.bpf.o"));
 
 /// Number of the map layouts; maps of another number are left behind, not adopted. Raise it with
@@ -75,15 +76,15 @@ pub(crate) struct Constants {
 impl Constants {
     /// Names and bytes of the constants, and the objects that must have them.
     fn all(&self) -> Vec<(&'static str, Vec<u8>, &'static [&'static str])> {
-        const DEVICES: &[&str] = &["bpf_host"];
+        const DEVICES: &[&str] = &["bpf_host", "bpf_xdp"];
         let word = |flag: bool| u32::from(flag).to_ne_bytes().to_vec();
         let v4 = |pair: IpPair| pair.v4.map(|ip| ip.octets()).unwrap_or_default().to_vec();
         let v6 = |pair: IpPair| pair.v6.map(|ip| ip.octets()).unwrap_or_default().to_vec();
         vec![
-            ("VXLAN_IFINDEX", self.vxlan.to_ne_bytes().to_vec(), &["bpf_host", "bpf_lxc"]),
+            ("VXLAN_IFINDEX", self.vxlan.to_ne_bytes().to_vec(), &["bpf_host", "bpf_lxc", "bpf_xdp"]),
             ("NATIVE_ROUTING", word(self.native), &["bpf_host", "bpf_lxc"]),
-            ("OWN_IDENTITY_MIN", self.identities.start().to_ne_bytes().to_vec(), DEVICES),
-            ("OWN_IDENTITY_MAX", self.identities.end().to_ne_bytes().to_vec(), DEVICES),
+            ("OWN_IDENTITY_MIN", self.identities.start().to_ne_bytes().to_vec(), &["bpf_host"]),
+            ("OWN_IDENTITY_MAX", self.identities.end().to_ne_bytes().to_vec(), &["bpf_host"]),
             ("HOST_NETNS_COOKIE", self.netns.to_ne_bytes().to_vec(), &["bpf_sock"]),
             ("HOST_NETNS_ONLY", word(self.host_netns_only), &["bpf_sock"]),
             ("REFUSE_NO_BACKEND", word(self.refuse_no_backend), &["bpf_host", "bpf_lxc"]),
@@ -109,33 +110,7 @@ pub(crate) struct Objects {
 impl Objects {
     /// Loads everything, with maps of these sizes where there are none yet.
     pub(crate) fn load(pins: &Pins, constants: &Constants, sizes: &Sizes) -> Result<Self, Error> {
-        let constants = constants.all();
-        let load = |object: &'static str, bytes: &[u8]| {
-            let mut loader = EbpfLoader::new();
-            loader.default_map_pin_directory(&pins.maps);
-            for (name, value, needed) in &constants {
-                loader.override_global(name, &value[..], needed.contains(&object));
-            }
-            for (map, size) in sizes.maps() {
-                loader.map_max_entries(map, size);
-            }
-            let mut loaded =
-                loader.load(bytes).map_err(|source| Error::Load { object, source: Box::new(source) })?;
-            for (name, program) in loaded.programs_mut() {
-                let result = match program {
-                    Program::SchedClassifier(p) => p.load(),
-                    Program::CgroupSockAddr(p) => p.load(),
-                    Program::CgroupSock(p) => p.load(),
-                    _ => continue,
-                };
-                result.map_err(|source| Error::Program {
-                    program: name.to_owned(),
-                    what: "load",
-                    source: Box::new(source),
-                })?;
-            }
-            Ok(loaded)
-        };
+        let load = |object, bytes| load(object, bytes, pins, constants, sizes);
         Ok(Self {
             host: load("bpf_host", HOST)?,
             lxc: load("bpf_lxc", LXC)?,
@@ -143,6 +118,45 @@ impl Objects {
             sock: load("bpf_sock", SOCK)?,
         })
     }
+}
+
+/// Loads the program of the native devices' drivers, which not every node has.
+pub(crate) fn load_xdp(pins: &Pins, constants: &Constants, sizes: &Sizes) -> Result<Ebpf, Error> {
+    load("bpf_xdp", XDP, pins, constants, sizes)
+}
+
+fn load(
+    object: &'static str,
+    bytes: &[u8],
+    pins: &Pins,
+    constants: &Constants,
+    sizes: &Sizes,
+) -> Result<Ebpf, Error> {
+    let constants = constants.all();
+    let mut loader = EbpfLoader::new();
+    loader.default_map_pin_directory(&pins.maps);
+    for (name, value, needed) in &constants {
+        loader.override_global(name, &value[..], needed.contains(&object));
+    }
+    for (map, size) in sizes.maps() {
+        loader.map_max_entries(map, size);
+    }
+    let mut loaded = loader.load(bytes).map_err(|source| Error::Load { object, source: Box::new(source) })?;
+    for (name, program) in loaded.programs_mut() {
+        let result = match program {
+            Program::SchedClassifier(p) => p.load(),
+            Program::CgroupSockAddr(p) => p.load(),
+            Program::CgroupSock(p) => p.load(),
+            Program::Xdp(p) => p.load(),
+            _ => continue,
+        };
+        result.map_err(|source| Error::Program {
+            program: name.to_owned(),
+            what: "load",
+            source: Box::new(source),
+        })?;
+    }
+    Ok(loaded)
 }
 
 /// A traffic-control program of a loaded object.

@@ -3,14 +3,13 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use causeway_model::Protocol;
 use common::vpc::{
-    DEADLINE, Pair, address, apply, ask, counted, eventually, frontends, line, node_port, tap, udp_with,
+    DEADLINE, Pair, address, apply, ask, counted, eventually, frontends, node_port, stream, tap, udp_with,
 };
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use nix::sys::socket::{self, MsgFlags};
@@ -85,22 +84,6 @@ fn netns_a_client_learns_what_fits_into_the_tunnel() {
         });
         assert_eq!(largest, 1450, "the underlay's less the tunnel's headers");
     }
-}
-
-/// A stream there and back that is far longer than all windows.
-fn stream(to: SocketAddr) {
-    let mut stream = TcpStream::connect_timeout(&to, DEADLINE).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    line(&mut stream);
-    let data: Vec<u8> = (0..8 << 20).map(|n: u32| (n ^ (n >> 8)) as u8).collect();
-    let mut reader = stream.try_clone().unwrap();
-    let length = data.len();
-    let back = std::thread::spawn(move || {
-        let mut all = vec![0; length];
-        reader.read_exact(&mut all).map(|()| all)
-    });
-    stream.write_all(&data).unwrap();
-    assert!(back.join().unwrap().unwrap() == data, "what comes back is what was sent");
 }
 
 #[test]

@@ -153,13 +153,17 @@ async fn trace(State(api): State<Api>, Json(question): Json<Question>) -> Respon
 }
 
 async fn status(State(api): State<Api>) -> Response {
-    let counters = api.owner.run(|d| (d.stats(), d.attach_mode(), d.counters(), d.endpoints().clone())).await;
-    let Ok((programmed, attach, counters, endpoints)) = counters else {
+    let datapath = api.owner.run(|d| {
+        let devices = d.accelerated().to_vec();
+        (d.stats(), d.attach_mode(), devices, d.counters(), d.endpoints().clone())
+    });
+    let Ok((programmed, attach, devices, counters, endpoints)) = datapath.await else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the datapath does not answer").into_response();
     };
     let remotes: Vec<_> = api.remotes.status().borrow().values().cloned().collect();
     Json(serde_json::json!({
         "attach": attach,
+        "devices": devices,
         "programmed": programmed,
         "packets": counters.unwrap_or_default(),
         "endpoints": endpoints.into_values().collect::<Vec<_>>(),

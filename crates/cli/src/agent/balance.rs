@@ -6,12 +6,13 @@ use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use causeway_daemon::config::{Config, Key};
-use causeway_datapath::{Balance, LbMode, MAGLEV_SIZES, Maglev, NodePorts, Sizes};
+use causeway_datapath::{Acceleration, Balance, LbMode, MAGLEV_SIZES, Maglev, NodePorts, Sizes};
 use causeway_model::lb;
 
-pub(super) const KEYS: [Key; 18] = [
+pub(super) const KEYS: [Key; 19] = [
     Key::with_default("bpf-ct-global-any-max", "0"),
     Key::with_default("bpf-ct-global-tcp-max", "0"),
+    Key::with_default("bpf-lb-acceleration", "disabled"),
     Key::with_default("bpf-lb-algorithm", "random"),
     Key::with_default("bpf-lb-dsr-dispatch", "opt"),
     Key::with_default("bpf-lb-mode", "snat"),
@@ -45,6 +46,7 @@ pub(super) fn settings(config: &Config) -> Result<Balance> {
         terminate_tcp: config.require("bpf-lb-sock-terminate-tcp")?,
         sizes: sizes(config)?,
         devices: list(config.text("devices").unwrap_or_default()),
+        acceleration: config.require::<Xdp>("bpf-lb-acceleration")?.0,
         drop_no_backend: config.require::<NoBackend>("service-no-backend-response")?.0,
         node_ports: config.require::<Ports>("node-port-range")?.0,
     })
@@ -120,6 +122,22 @@ impl FromStr for NoBackend {
             "reject" => Ok(Self(false)),
             "drop" => Ok(Self(true)),
             _ => Err("it is reject or drop".into()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Xdp(Acceleration);
+
+impl FromStr for Xdp {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "disabled" => Ok(Self(Acceleration::Disabled)),
+            "native" => Ok(Self(Acceleration::Native)),
+            "best-effort" => Ok(Self(Acceleration::BestEffort)),
+            "testing-only" => Ok(Self(Acceleration::Generic)),
+            _ => Err("it is disabled, native, best-effort or testing-only".into()),
         }
     }
 }
@@ -244,7 +262,13 @@ mod tests {
         assert_eq!(with("bpf-lb-dsr-dispatch", "opt").unwrap().mode, LbMode::Snat);
         assert_eq!(with("bpf-lb-maglev-table-size", "251").unwrap().maglev.size, 251);
         assert_eq!(with("bpf-lb-maglev-hash-seed", "AAAAAAAAAAAAAAAA").unwrap().maglev.seed, [0; 12]);
+        let acceleration = |word| with("bpf-lb-acceleration", word).unwrap().acceleration;
+        assert_eq!(acceleration("disabled"), Balance::default().acceleration);
+        assert_eq!(acceleration("native"), Acceleration::Native);
+        assert_eq!(acceleration("best-effort"), Acceleration::BestEffort);
+        assert_eq!(acceleration("testing-only"), Acceleration::Generic);
         for (name, value) in [
+            ("bpf-lb-acceleration", "hardware"),
             ("bpf-lb-algorithm", "round-robin"),
             ("bpf-lb-mode", "annotation"),
             ("bpf-lb-dsr-dispatch", "geneve"),

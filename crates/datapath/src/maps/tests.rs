@@ -74,7 +74,8 @@ macro_rules! same {
 
 #[test]
 fn layouts_are_those_of_the_kernel_half() {
-    use crate::object::{HOST, LXC, SOCK};
+    use crate::acceleration::Device;
+    use crate::object::{HOST, LXC, SOCK, XDP};
     same!(LXC, "address", Address, family = family, word = bytes);
     same!(LXC, "prefix", Prefix, bits = bits, address = address);
     same!(
@@ -149,6 +150,7 @@ fn layouts_are_those_of_the_kernel_half() {
         frontend_port = frontend_port,
         expires = expires
     );
+    same!(XDP, "device", Device, mac = mac);
     same!(SOCK, "slot", Slot, service = service, generation = generation, index = index);
     same!(SOCK, "table", TableKey, service = service, generation = generation);
     same!(SOCK, "client", Client, address = address, service = service);

@@ -5,6 +5,7 @@
 
 pub mod capture;
 pub mod client;
+pub mod testrun;
 pub mod vpc;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

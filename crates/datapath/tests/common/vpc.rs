@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use causeway_datapath::Datapath;
 use causeway_model::lb::{Backend, Frontend, FrontendKind, L4Addr};
 use causeway_model::{Event, Protocol, ServiceKey};
 
+use super::testrun::attach_peer;
 use super::{Node, Ns, Pod, ip};
 
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -19,6 +20,8 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 pub struct Vpc {
     ns: Ns,
     ports: usize,
+    /// On the ports, if there are some.
+    programs: Vec<aya::Ebpf>,
 }
 
 /// Somebody outside the cluster.
@@ -35,7 +38,7 @@ impl Vpc {
             ip("link add br0 type bridge");
             ip("link set br0 up");
         });
-        Self { ns, ports: 0 }
+        Self { ns, ports: 0, programs: vec![] }
     }
 
     /// Gives a namespace an `eth0` here.
@@ -54,6 +57,20 @@ impl Vpc {
         });
     }
 
+    /// Makes the switch one that takes frames of XDP, which a veth does only with a program of its own, and
+    /// that gives whole ones: a veth leaves checksums to its peer.
+    pub fn with_xdp(&mut self) {
+        let ports = self.ports;
+        self.programs = self.ns.run(move || {
+            let names = (1..=ports).map(|port| format!("port{port}"));
+            let attach = |name: String| {
+                offload(&name, STXCSUM, false);
+                attach_peer("accept", &name)
+            };
+            names.map(attach).collect()
+        });
+    }
+
     pub fn node(&mut self, node: &Node) {
         self.connect(&node.ns, node.ip, node.ip6);
     }
@@ -65,6 +82,26 @@ impl Vpc {
         self.connect(&ns, ip, ip6);
         Client { ns, ip, ip6 }
     }
+}
+
+/// Commands of ethtool: the computation of checksums by the device, and generic receive offload, with which a
+/// veth takes frames that are redirected to it.
+pub const STXCSUM: u32 = 0x17;
+pub const SGRO: u32 = 0x2c;
+
+/// Turns an offload of a link on or off.
+pub fn offload(interface: &str, command: u32, on: bool) {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let mut wish = [command, u32::from(on)];
+    // SAFETY: all of it may be zero.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = wish.as_mut_ptr().cast();
+    // SAFETY: the request names an interface and points to the two words that these commands take.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    assert_eq!(done, 0, "{interface} {wish:?}: {}", std::io::Error::last_os_error());
 }
 
 impl Client {
@@ -230,6 +267,22 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// A stream there and back that is far longer than all windows.
+pub fn stream(to: SocketAddr) {
+    let mut stream = TcpStream::connect_timeout(&to, DEADLINE).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    line(&mut stream);
+    let data: Vec<u8> = (0..8 << 20).map(|n: u32| (n ^ (n >> 8)) as u8).collect();
+    let mut reader = stream.try_clone().unwrap();
+    let length = data.len();
+    let back = std::thread::spawn(move || {
+        let mut all = vec![0; length];
+        reader.read_exact(&mut all).map(|()| all)
+    });
+    stream.write_all(&data).unwrap();
+    assert!(back.join().unwrap().unwrap() == data, "what comes back is what was sent");
 }
 
 /// A socket that sees every frame of the calling thread's namespace.
