@@ -6,10 +6,10 @@
 //! ```
 //! Everything happens in a network namespace of its own.
 
-#[path = "../../datapath/tests/common/mod.rs"]
-mod common;
 #[path = "../../mesh/examples/common/cpu.rs"]
 mod cpu;
+#[path = "../../datapath/tests/common/node.rs"]
+mod node;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
@@ -107,7 +107,7 @@ fn main() {
     let mut args = std::env::args().skip(1).map(|arg| arg.parse::<u32>().expect("a number").max(1));
     let services = args.next().expect("usage: bench_churn SERVICES [CHANGES]");
     let changes = args.next().unwrap_or(1_000);
-    let mut node = common::Node::new("churn", 1, None);
+    let mut node = node::Node::new("churn", 1, None);
     node.open();
     println!("{}", node.datapath(move |datapath| measure(datapath, services, changes)));
 }

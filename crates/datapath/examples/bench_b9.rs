@@ -188,7 +188,7 @@ fn serve(node: &mut Node, services: u32, by_tunnel: bool) {
             pod: None,
         });
         if by_tunnel {
-            entries.for_each(|entry| d.apply_address(Event::Upsert(entry)).unwrap());
+            d.apply_addresses(entries.map(Event::Upsert)).unwrap();
         }
         let udp = |ip: Ipv4Addr, port| L4Addr { ip: ip.into(), port, protocol: Protocol::UDP };
         for n in 0..services {
