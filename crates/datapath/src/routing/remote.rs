@@ -67,7 +67,7 @@ impl Routes {
         let inherited = complete && !std::mem::take(&mut self.inherited).is_empty();
         match self.routing {
             Routing::Tunnel if all || known.pod_cidrs != wanted.pod_cidrs => {
-                self.into_tunnel(&known, &wanted, all)?;
+                self.by_tunnel(&known, &wanted, all)?;
             }
             Routing::Native(NodeRoutes::Direct | NodeRoutes::DirectWherePossible)
                 if all || known.pod_cidrs != wanted.pod_cidrs =>
@@ -116,7 +116,7 @@ impl Routes {
     }
 
     /// What is new, or `all`.
-    fn into_tunnel(&self, known: &RemoteNodes, wanted: &RemoteNodes, all: bool) -> Result<(), Error> {
+    fn by_tunnel(&self, known: &RemoteNodes, wanted: &RemoteNodes, all: bool) -> Result<(), Error> {
         let (device, sources) = (self.device, self.sources);
         let gone: BTreeSet<_> =
             known.pod_cidrs.keys().filter(|cidr| !wanted.pod_cidrs.contains_key(*cidr)).copied().collect();

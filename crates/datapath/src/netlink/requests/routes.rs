@@ -1,6 +1,6 @@
 //! Routes of the main table that lead on by another node, and what the kernel would do without them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use futures::TryStreamExt;
 use ipnet::IpNet;
@@ -111,8 +111,8 @@ fn gateway(route: &RouteMessage) -> Option<IpAddr> {
 
 fn address(route: &RouteMessage, find: impl Fn(&RouteAttribute) -> Option<&RouteAddress>) -> Option<IpAddr> {
     match route.attributes.iter().find_map(find)? {
-        RouteAddress::Inet(ip) => Some(IpAddr::V4(Ipv4Addr::from(*ip))),
-        RouteAddress::Inet6(ip) => Some(IpAddr::V6(Ipv6Addr::from(*ip))),
+        RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
+        RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
         _ => None,
     }
 }
