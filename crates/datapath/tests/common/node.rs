@@ -91,6 +91,9 @@ pub fn ip(args: &str) {
     assert!(output.status.success(), "ip {args}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// What the names of the tests' cgroups begin with; the process id follows.
+const CGROUPS: &str = "causeway-test-";
+
 /// A cgroup that is removed at the end.
 pub struct Cgroup(pub PathBuf);
 
@@ -103,9 +106,22 @@ impl Cgroup {
             .find(|fields| fields[2] == "cgroup2")
             .map(|fields| fields[1].to_owned())
             .expect("cgroup v2 is mounted");
-        let path = Path::new(&root).join(format!("causeway-test-{}-{name}", std::process::id()));
+        Self::sweep(Path::new(&root));
+        let path = Path::new(&root).join(format!("{CGROUPS}{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
+    }
+
+    /// Removes those of processes that were killed before they could.
+    fn sweep(root: &Path) {
+        for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let owner = name.strip_prefix(CGROUPS).and_then(|rest| rest.split('-').next());
+            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                let _ = std::fs::write(entry.path().join("cgroup.kill"), "1");
+                let _ = std::fs::remove_dir(entry.path());
+            }
+        }
     }
 }
 
