@@ -106,19 +106,18 @@ impl History {
 
     /// The newest version, if the key exists now.
     pub(super) fn live(&self) -> Option<Version<'_>> {
-        Some(self.newest()).filter(|version| version.pair.is_put())
+        // A first version is a put: its pair, which is elsewhere in memory, need not be looked at.
+        let put = matches!(self.0, Versions::First { .. }) || self.pair().is_put();
+        put.then(|| self.newest())
     }
 
     /// The version a reader at `revision` sees, if the key existed then.
     pub(super) fn at(&self, revision: i64) -> Option<Version<'_>> {
-        let newest = self.newest();
-        let seen = match newest.mod_revision <= revision {
-            true => newest,
-            false => {
-                let older = self.older();
-                older[older.partition_point(|v| v.mod_revision <= revision).checked_sub(1)?].shown()
-            }
-        };
+        if self.last_changed() <= revision {
+            return self.live();
+        }
+        let older = self.older();
+        let seen = older[older.partition_point(|v| v.mod_revision <= revision).checked_sub(1)?].shown();
         Some(seen).filter(|version| version.pair.is_put())
     }
 

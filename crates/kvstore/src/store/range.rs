@@ -1,5 +1,7 @@
 //! Key ranges as etcd writes them: a key and a range end.
 
+use std::ops::Bound;
+
 use bytes::Bytes;
 
 use crate::pb;
@@ -77,7 +79,12 @@ impl KeyRange {
 
     /// Whether `key` is in it.
     pub fn contains(&self, key: &[u8]) -> bool {
-        key >= &self.start[..] && self.reaches(key)
+        let within = match self.last() {
+            Bound::Included(last) => key <= last,
+            Bound::Excluded(end) => key < end,
+            Bound::Unbounded => true,
+        };
+        within && key >= &self.start[..]
     }
 
     /// Whether the whole of `other` is in it.
@@ -129,12 +136,12 @@ impl KeyRange {
         before(&self.end, &other.start, &self.start) && before(&other.end, &self.start, &other.start)
     }
 
-    /// Whether a key that is not before its start is in it.
-    pub(super) fn reaches(&self, key: &[u8]) -> bool {
+    /// Where it ends.
+    pub(super) fn last(&self) -> Bound<&[u8]> {
         match &self.end {
-            End::Single => key == &self.start[..],
-            End::Before(end) => key < &end[..],
-            End::Open => true,
+            End::Single => Bound::Included(&self.start),
+            End::Before(end) => Bound::Excluded(end),
+            End::Open => Bound::Unbounded,
         }
     }
 }

@@ -3,6 +3,8 @@
 //! A search tree of two levels: rows of histories, and the list of rows. With hundreds of thousands of keys what counts
 //! is memory, and how many cache lines a search touches: a key costs its history's 24 bytes, and nothing else.
 
+use std::ops::Bound;
+
 use super::history::History;
 use super::pair::Pair;
 use super::range::KeyRange;
@@ -95,13 +97,25 @@ impl Tree {
         }
     }
 
-    /// The histories of a range, in order of their keys.
+    /// The histories of a range, in order of their keys. Both ends are looked for once, so that no key between them is
+    /// looked at.
     pub(super) fn range(&self, range: &KeyRange) -> impl Iterator<Item = &History> {
-        let first = self.find(range.start()).unwrap_or_else(|place| place);
-        let mut rows = self.rows[first.row.min(self.rows.len())..].iter();
-        let begun = rows.next().map_or(&[][..], |row| &row.histories[first.at..]);
-        let all = begun.iter().chain(rows.flat_map(|row| &row.histories));
-        all.take_while(|history| range.reaches(history.key()))
+        let place = |key| self.find(key).unwrap_or_else(|place| place);
+        let first = place(range.start());
+        let end = match range.last() {
+            Bound::Included(key) => match self.find(key) {
+                Ok(Place { row, at }) => Place { row, at: at + 1 },
+                Err(place) => place,
+            },
+            Bound::Excluded(key) => place(key),
+            Bound::Unbounded => Place { row: self.rows.len(), at: 0 },
+        };
+        (first.row..self.rows.len().min(end.row + 1)).flat_map(move |row| {
+            let all = &self.rows[row].histories;
+            let from = if row == first.row { first.at } else { 0 };
+            let to = if row == end.row { end.at } else { all.len() };
+            all.get(from..to).unwrap_or_default()
+        })
     }
 
     /// Makes all rows full: those that have grown key by key are not.
