@@ -3,38 +3,24 @@
 
 use std::process::Command;
 
-use serde::Deserialize;
-
 use crate::report::{Case, Target};
-use crate::run::{Context, sample};
+use crate::run::Context;
+use crate::sides::{self, Compared};
 use crate::stats::Better;
 
 /// Services that are present.
 const SERVICES: [u64; 4] = [1, 1_000, 10_000, 30_000];
 
-#[derive(Deserialize)]
-struct Sample {
-    value: f64,
-}
-
-/// A side with so many services.
-type Side = (&'static str, u64);
-
-/// Runs the pairs, each side in turn, so that all are measured in the same minutes.
+/// Runs every side with its number of services.
 pub(crate) fn run(context: &Context) -> anyhow::Result<Vec<Case>> {
     let driver = context.example("bench_b8")?;
     let seconds = format!("{:.2}", 1.0 / (context.divisor as f64).sqrt());
     let [one, thousand, many, most] = SERVICES.map(|n| context.scaled(n));
-    let has_iptables = Command::new("iptables-legacy-restore").arg("--version").output().is_ok();
-    if !has_iptables {
-        eprintln!(
-            "B8: without iptables (apt-get install iptables) the rows that compare with it are left out"
-        );
-    }
+    let has_iptables = sides::has_iptables("B8");
     let mut rows = Vec::new();
     // Targets of benchmarks 6.2; those of other numbers of services are reported only.
     for (case, text) in [("crr", "connect, round trip, close"), ("rr", "round trip, 1 byte")] {
-        let mut compared: Vec<(Side, Side, &str, Target)> = vec![
+        let mut compared: Vec<Compared> = vec![
             (("nft", many), ("ours", many), "nft verdict map", Target::Ratio(1.25)),
             (("iptables", many), ("ours", many), "iptables chain", Target::Ratio(1.9)),
             (("none", many), ("ours", many), "no service", Target::Ratio(0.97)),
@@ -51,27 +37,19 @@ pub(crate) fn run(context: &Context) -> anyhow::Result<Vec<Case>> {
             compared.iter_mut().filter(|row| row.0.0 != "none").for_each(|row| row.3 = Target::None);
         }
         compared.retain(|row| has_iptables || row.0.0 != "iptables");
-        let mut sides: Vec<Side> = compared.iter().flat_map(|(anchor, ours, ..)| [*anchor, *ours]).collect();
-        sides.sort_unstable();
-        sides.dedup();
-        let mut samples = vec![Vec::new(); sides.len()];
-        for _ in 0..context.pairs {
-            for ((side, services), samples) in sides.iter().zip(&mut samples) {
-                let mut command = Command::new(&driver);
-                command.args([side, case, &services.to_string(), &seconds]);
-                samples.push(sample::<Sample>(&mut command)?.value);
-            }
-        }
-        let of =
-            |side: &Side| samples[sides.iter().position(|s| s == side).expect("it was measured")].clone();
+        let samples = sides::measure(context, &compared, |(side, services)| {
+            let mut command = Command::new(&driver);
+            command.args([side, case, &services.to_string(), &seconds]);
+            command
+        })?;
         for (anchor, ours, anchor_name, target) in compared {
             rows.push(Case {
                 id: "B8",
                 case: format!("pod to ClusterIP, {text}, {} services, against {anchor_name}", ours.1),
                 unit: "µs",
                 anchor_name,
-                anchor: of(&anchor),
-                ours: of(&ours),
+                anchor: samples[&anchor].clone(),
+                ours: samples[&ours].clone(),
                 better: Better::Lower,
                 target: context.in_full(target),
             });

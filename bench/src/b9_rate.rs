@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::report::{Case, Target};
 use crate::run::{Context, sample};
+use crate::sides::{self, Compared};
 use crate::stats::Better;
 
 /// Services that are present.
@@ -22,33 +23,20 @@ const TABLES: [(u64, u64); 5] =
 const PUBLISHED: f64 = 283.0;
 
 #[derive(Deserialize)]
-struct Sample {
-    value: f64,
-}
-
-#[derive(Deserialize)]
 struct Table {
     milliseconds: f64,
     moved: f64,
 }
 
-/// A side with so many flows.
-type Side = (&'static str, u64);
-
-/// Runs every side in turn, so that all are measured in the same minutes.
+/// Runs every side with its number of flows.
 pub(crate) fn run(context: &Context) -> anyhow::Result<Vec<Case>> {
     let driver = context.example("bench_b9")?;
     let seconds = format!("{:.2}", 2.0 / (context.divisor as f64).sqrt());
     let services = context.scaled(SERVICES).to_string();
     let (few, many) = (FLOWS, (MANY_FLOWS / context.divisor).next_power_of_two());
-    let has_iptables = Command::new("iptables-legacy-restore").arg("--version").output().is_ok();
-    if !has_iptables {
-        eprintln!(
-            "B9: without iptables (apt-get install iptables) the rows that compare with it are left out"
-        );
-    }
+    let has_iptables = sides::has_iptables("B9");
     // Targets of benchmarks 6.2; the other rows are reported only.
-    let mut compared: Vec<(Side, Side, &str, Target)> = vec![
+    let mut compared: Vec<Compared> = vec![
         (("nft", few), ("xdp", few), "nft DNAT", Target::Ratio(3.9)),
         (("iptables", few), ("xdp", few), "iptables DNAT", Target::Ratio(3.9)),
         (("drop", few), ("xdp", few), "XDP drop", Target::Ratio(0.44)),
@@ -62,25 +50,18 @@ pub(crate) fn run(context: &Context) -> anyhow::Result<Vec<Case>> {
         (("tc", few), ("tc", many), "few flows", Target::None),
     ];
     compared.retain(|row| has_iptables || row.0.0 != "iptables");
-    let mut sides: Vec<Side> = compared.iter().flat_map(|(anchor, ours, ..)| [*anchor, *ours]).collect();
-    sides.sort_unstable();
-    sides.dedup();
-    let mut samples = vec![Vec::new(); sides.len()];
-    for _ in 0..context.pairs {
-        for ((side, flows), samples) in sides.iter().zip(&mut samples) {
-            let mut command = Command::new(&driver);
-            command.args([side, flows.to_string().as_str(), &services, &seconds]);
-            samples.push(sample::<Sample>(&mut command)?.value);
-        }
-    }
-    let of = |side: &Side| samples[sides.iter().position(|s| s == side).expect("it was measured")].clone();
+    let samples = sides::measure(context, &compared, |(side, flows)| {
+        let mut command = Command::new(&driver);
+        command.args([side, flows.to_string().as_str(), &services, &seconds]);
+        command
+    })?;
     let rows = compared.into_iter().map(|(anchor, ours, anchor_name, target)| Case {
         id: "B9",
         case: format!("{}, {} flows, 60 bytes, against {anchor_name}", way(ours.0), ours.1),
         unit: "Mpps",
         anchor_name,
-        anchor: of(&anchor),
-        ours: of(&ours),
+        anchor: samples[&anchor].clone(),
+        ours: samples[&ours].clone(),
         better: Better::Higher,
         target: context.in_full(target),
     });

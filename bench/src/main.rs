@@ -23,6 +23,7 @@ mod route;
 mod run;
 mod scale;
 mod service;
+mod sides;
 mod stats;
 mod store;
 mod tls;

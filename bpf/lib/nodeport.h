@@ -9,27 +9,35 @@
 #include "refuse.h"
 #include "route.h"
 
+/* To the backend of this node that a client's packet names by now: a pod, or, where there is none, something
+ * in the node's own network. */
+static __always_inline int arrived(struct __sk_buff *skb, const struct scratch *s,
+				   const struct endpoint *pod)
+{
+	struct packet packet;
+
+	/* The rest is the stack's. */
+	if (!pod)
+		return ACT_OK;
+	if (!parse(skb, s->flow.family, &packet))
+		return drop(skb, REASON_INVALID_PACKET, DIRECTION_INGRESS);
+	if (hops(&packet) <= 1)
+		return drop(skb, REASON_TTL, DIRECTION_INGRESS);
+	return deliver(skb, &packet, pod);
+}
+
 /* To a backend of this node: a pod, or, where there is none, something in the node's own network.
  * scratch's `flow` is the client's, its `out` what it becomes. */
 static __always_inline int to_local(struct __sk_buff *skb, struct scratch *s,
 				    const struct endpoint *pod)
 {
-	struct packet packet;
-	int reason;
+	int reason = local_flow(s, pod);
 
-	reason = local_flow(s, pod);
 	if (!reason)
 		reason = rewrite(skb, &s->l4, &s->flow, &s->out);
 	if (reason)
 		return drop(skb, reason, DIRECTION_INGRESS);
-	/* The rest is the stack's. */
-	if (!pod)
-		return ACT_OK;
-	if (!parse(skb, s->out.family, &packet))
-		return drop(skb, REASON_INVALID_PACKET, DIRECTION_INGRESS);
-	if (hops(&packet) <= 1)
-		return drop(skb, REASON_TTL, DIRECTION_INGRESS);
-	return deliver(skb, &packet, pod);
+	return arrived(skb, s, pod);
 }
 
 /* Whether a packet that is too long for a link has to be answered instead of cut. */
@@ -110,22 +118,6 @@ __global int to_remote_directly(struct __sk_buff *skb)
 		return drop(skb, reason, DIRECTION_EGRESS);
 	/* Fragments are the stack's to make. */
 	return cut ? ACT_OK : route_out(skb, &s->out, DIRECTION_EGRESS);
-}
-
-/* To the backend of this node that a client's packet names. */
-static __always_inline int arrived(struct __sk_buff *skb, const struct scratch *s,
-				   const struct endpoint *pod)
-{
-	struct packet packet;
-
-	/* The rest is the stack's. */
-	if (!pod)
-		return ACT_OK;
-	if (!parse(skb, s->flow.family, &packet))
-		return drop(skb, REASON_INVALID_PACKET, DIRECTION_INGRESS);
-	if (hops(&packet) <= 1)
-		return drop(skb, REASON_TTL, DIRECTION_INGRESS);
-	return deliver(skb, &packet, pod);
 }
 
 /* Whether a flow has another frontend already, and more than an attempt was seen of it. */

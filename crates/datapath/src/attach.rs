@@ -1,5 +1,6 @@
 //! Programs on interfaces and cgroups, so that they outlive us and are replaced without a gap.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -77,27 +78,39 @@ pub(crate) fn classifier(
 
 fn tcx(program: &mut SchedClassifier, hook: Hook<'_>, links: &Path) -> Result<(), Error> {
     let path = hook.pin(links);
-    if path.exists() {
-        let replaced = PinnedLink::from_pin(&path)
-            .map_err(|e| e.to_string())
-            .and_then(|pinned| SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(|e| e.to_string()))
-            .and_then(|link| program.attach_to_link(link).map_err(|e| e.to_string()));
-        match replaced {
-            Ok(_) => return Ok(()),
-            // The interface of an earlier life is gone and this one only has its name.
-            Err(why) => {
-                tracing::debug!(pin = %path.display(), why, "a stale link is replaced");
-                std::fs::remove_file(&path)
-                    .map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
-            }
-        }
+    let replaced = replace(&path, |link| {
+        let link = SchedClassifierLink::try_from(link).map_err(|e| e.to_string())?;
+        program.attach_to_link(link).map(drop).map_err(|e| e.to_string())
+    })?;
+    if replaced {
+        return Ok(());
     }
     let order = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program.attach_with_options(hook.interface, hook.kind(), order).map_err(|e| failed(hook, e))?;
-    let link = program.take_link(id).map_err(|e| failed(hook, e))?;
-    let link = FdLink::try_from(link).map_err(|e| Error::Pin { path: path.clone(), why: e.to_string() })?;
-    link.pin(&path).map_err(|e| Error::Pin { path, why: e.to_string() })?;
-    Ok(())
+    pin(program.take_link(id).map_err(|e| failed(hook, e))?, path)
+}
+
+/// Puts a program into the link that an earlier process pinned; false where there is none, or none of use any more.
+fn replace(path: &Path, attach: impl FnOnce(FdLink) -> Result<(), String>) -> Result<bool, Error> {
+    if !path.exists() {
+        return Ok(false);
+    }
+    match PinnedLink::from_pin(path).map_err(|e| e.to_string()).and_then(|pinned| attach(pinned.into())) {
+        Ok(()) => Ok(true),
+        // The interface of an earlier life is gone and this one only has its name.
+        Err(why) => {
+            tracing::debug!(pin = %path.display(), why, "a stale link is replaced");
+            std::fs::remove_file(path).map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
+            Ok(false)
+        }
+    }
+}
+
+/// Lets a link outlive us.
+fn pin<L: TryInto<FdLink, Error: Display>>(link: L, path: PathBuf) -> Result<(), Error> {
+    let link =
+        link.try_into().map_err(|e: L::Error| Error::Pin { path: path.clone(), why: e.to_string() })?;
+    link.pin(&path).map(drop).map_err(|e| Error::Pin { path, why: e.to_string() })
 }
 
 fn clsact(program: &mut SchedClassifier, hook: Hook<'_>) -> Result<(), Error> {
@@ -156,19 +169,12 @@ pub(crate) fn xdp(program: &mut Xdp, hook: XdpHook<'_>, mode: XdpMode, links: &P
         what: "attach",
         source: Box::new(source),
     };
-    if path.exists() {
-        let replaced = PinnedLink::from_pin(&path)
-            .map_err(|e| e.to_string())
-            .and_then(|pinned| XdpLink::try_from(FdLink::from(pinned)).map_err(|e| e.to_string()))
-            .and_then(|link| program.attach_to_link(link).map_err(|e| e.to_string()));
-        match replaced {
-            Ok(_) => return Ok(()),
-            Err(why) => {
-                tracing::debug!(pin = %path.display(), why, "a stale link is replaced");
-                std::fs::remove_file(&path)
-                    .map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
-            }
-        }
+    let replaced = replace(&path, |link| {
+        let link = XdpLink::try_from(link).map_err(|e| e.to_string())?;
+        program.attach_to_link(link).map(drop).map_err(|e| e.to_string())
+    })?;
+    if replaced {
+        return Ok(());
     }
     // An interface has one mode at a time.
     detach_xdp(links, |other| other.interface != hook.interface || other.mode == hook.mode);
@@ -185,10 +191,7 @@ pub(crate) fn xdp(program: &mut Xdp, hook: XdpHook<'_>, mode: XdpMode, links: &P
             Err(error) => return Err(failed(error)),
         }
     };
-    let link = program.take_link(id).map_err(failed)?;
-    let link = FdLink::try_from(link).map_err(|e| Error::Pin { path: path.clone(), why: e.to_string() })?;
-    link.pin(&path).map_err(|e| Error::Pin { path, why: e.to_string() })?;
-    Ok(())
+    pin(program.take_link(id).map_err(failed)?, path)
 }
 
 /// Detaches the XDP programs that an earlier process attached and that are not kept.

@@ -10,7 +10,7 @@ use causeway_datapath::conntrack::{Conntrack, Kind};
 use causeway_datapath::{NodeRoutes, RemoteNodes, Routing};
 use causeway_model::{Event, IpEntry, NumericIdentity, Protocol};
 use common::capture::{header, seen};
-use common::vpc::{Pair, address, apply, ask, counted, node_port, server};
+use common::vpc::{Pair, address, apply, ask, both_answer, counted, node_port, server};
 use common::{Node, ip};
 use etherparse::{SlicedPacket, TransportSlice};
 
@@ -130,13 +130,8 @@ fn netns_node_ports_reach_backends_of_other_nodes_by_their_routes() {
         let backends = net.backends(v6);
         apply(&mut net.a, node_port(v6, &backends));
         let to = SocketAddr::new(address(&net.a, v6), 30080);
-        for protocol in BOTH {
-            let answers = ask(&net.client.ns, protocol, to, 40);
-            let expected =
-                [format!("local {}", net.client.address(v6)), format!("remote {}", address(&net.a, v6))];
-            assert_eq!(answers.keys().cloned().collect::<Vec<_>>(), expected, "{protocol} {answers:?}");
-            assert_eq!(answers.values().sum::<usize>(), 40, "{protocol} {answers:?}");
-        }
+        let node = address(&net.a, v6);
+        BOTH.into_iter().for_each(|protocol| both_answer(&net, v6, protocol, to, 40, node));
     }
 }
 

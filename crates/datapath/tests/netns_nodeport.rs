@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use causeway_model::lb::{Balancing, Frontend, FrontendKind};
 use causeway_model::{Event, Protocol};
-use common::vpc::{Pair, address, apply, ask, counted, frontends, node_port, server};
+use common::vpc::{Pair, address, apply, ask, both_answer, counted, frontends, node_port, server};
 
 const BOTH: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
 
@@ -20,14 +20,8 @@ fn netns_a_client_outside_reaches_backends_on_every_node() {
         let backends = net.backends(v6);
         apply(&mut net.a, node_port(v6, &backends));
         let to = SocketAddr::new(address(&net.a, v6), 30080);
-        for protocol in BOTH {
-            let answers = ask(&net.client.ns, protocol, to, 60);
-            let internal = net.a.config.networks[usize::from(v6)].internal_ip;
-            // The local one sees the client, the other one the node.
-            let expected = [format!("local {}", net.client.address(v6)), format!("remote {internal}")];
-            assert_eq!(answers.keys().cloned().collect::<Vec<_>>(), expected, "{protocol} {answers:?}");
-            assert_eq!(answers.values().sum::<usize>(), 60, "{protocol} {answers:?}");
-        }
+        let internal = net.a.config.networks[usize::from(v6)].internal_ip;
+        BOTH.into_iter().for_each(|protocol| both_answer(&net, v6, protocol, to, 60, internal));
     }
 }
 

@@ -13,8 +13,8 @@ use causeway_model::lb::FrontendKind;
 use causeway_model::{Event, Protocol};
 use common::ip;
 use common::vpc::{
-    DEADLINE, Pair, address, apply, ask, eventually, frontends, line, node_port, server, stream, tap,
-    udp_with,
+    DEADLINE, Pair, address, apply, ask, both_answer, eventually, frontends, line, node_port, server, stream,
+    tap, udp_with,
 };
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
@@ -66,13 +66,8 @@ fn netns_xdp_serves_clients_outside_with_backends_on_every_node() {
         let backends = net.backends(v6);
         apply(&mut net.a, node_port(v6, &backends));
         let to = SocketAddr::new(address(&net.a, v6), PORT);
-        for protocol in BOTH {
-            let answers = ask(&net.client.ns, protocol, to, 60);
-            let internal = net.a.config.networks[usize::from(v6)].internal_ip;
-            let expected = [format!("local {}", net.client.address(v6)), format!("remote {internal}")];
-            assert_eq!(answers.keys().cloned().collect::<Vec<_>>(), expected, "{protocol} {answers:?}");
-            assert_eq!(answers.values().sum::<usize>(), 60, "{protocol} {answers:?}");
-        }
+        let internal = net.a.config.networks[usize::from(v6)].internal_ip;
+        BOTH.into_iter().for_each(|protocol| both_answer(&net, v6, protocol, to, 60, internal));
     }
 }
 

@@ -30,9 +30,14 @@ pub(super) fn plan<'a>(
     ways: &BTreeMap<IpAddr, Way>,
 ) -> Plan<'a> {
     let mut plan = Plan::default();
+    let mut by_cidr: BTreeMap<IpNet, Vec<&Route>> = BTreeMap::new();
+    there.iter().for_each(|route| by_cidr.entry(route.to).or_default().push(route));
+    let has = |cidr: &IpNet, which: &dyn Fn(&Route) -> bool| {
+        by_cidr.get(cidr).is_some_and(|routes| routes.iter().any(|route| which(route)))
+    };
+    let is_of_others = |cidr: &IpNet| has(cidr, &|route| !route.ours);
     for (cidr, node) in wanted.iter().filter(|(cidr, _)| checked.contains(cidr)) {
-        let of_it = || there.iter().filter(|route| route.to == *cidr);
-        if of_it().any(|route| !route.ours) {
+        if is_of_others(cidr) {
             continue;
         }
         let Some(node) = node else {
@@ -41,7 +46,7 @@ pub(super) fn plan<'a>(
         };
         match ways.get(node) {
             Some(Way::Direct(index)) => {
-                if !of_it().any(|route| route.gateway == Some(*node) && route.is_by(*index)) {
+                if !has(cidr, &|route| route.gateway == Some(*node) && route.is_by(*index)) {
                     plan.set.push((*cidr, *node, *index));
                 }
             }
@@ -57,8 +62,8 @@ pub(super) fn plan<'a>(
     let is_wanted =
         |route: &Route| wanted.contains_key(&route.to) && !plan.unreachable.contains_key(&route.to);
     // A route of ours beside one of somebody else's is one too many.
-    let is_double = |route: &Route| there.iter().any(|other| other.to == route.to && !other.ours);
-    plan.remove = there.iter().filter(|r| r.ours && (!is_wanted(r) || is_double(r))).collect();
+    let unwanted = |route: &&Route| route.ours && (!is_wanted(route) || is_of_others(&route.to));
+    plan.remove = there.iter().filter(unwanted).collect();
     plan
 }
 

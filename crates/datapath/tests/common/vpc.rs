@@ -221,6 +221,15 @@ pub fn ask(ns: &Ns, protocol: Protocol, to: SocketAddr, count: usize) -> BTreeMa
     })
 }
 
+/// A client outside is answered by the local backend, which sees the client, and by the remote one, which sees
+/// `node`; nobody else answers, and everybody is answered.
+pub fn both_answer(net: &Pair, v6: bool, protocol: Protocol, to: SocketAddr, count: usize, node: IpAddr) {
+    let answers = ask(&net.client.ns, protocol, to, count);
+    let expected = [format!("local {}", net.client.address(v6)), format!("remote {node}")];
+    assert_eq!(answers.keys().cloned().collect::<Vec<_>>(), expected, "{protocol} {answers:?}");
+    assert_eq!(answers.values().sum::<usize>(), count, "{protocol} {answers:?}");
+}
+
 /// A frontend of TCP and UDP.
 pub fn frontends(kind: FrontendKind, ip: IpAddr, port: u16, backends: &[SocketAddr]) -> Vec<Frontend> {
     [Protocol::TCP, Protocol::UDP]

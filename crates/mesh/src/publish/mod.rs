@@ -46,7 +46,7 @@ impl Op {
     /// The key it writes.
     pub fn key(&self) -> &str {
         match self {
-            Op::Put(pair) => std::str::from_utf8(pair.key()).expect("what is published has texts as keys"),
+            Op::Put(pair) => text(pair),
             Op::Delete { key } => key,
         }
     }
@@ -58,6 +58,11 @@ impl Op {
             Op::Delete { key } => key.len(),
         }
     }
+}
+
+/// The key of a pair that was made here.
+fn text(pair: &Pair) -> &str {
+    std::str::from_utf8(pair.key()).expect("what is published has texts as keys")
 }
 
 /// The desired content of the store, kept by events and handed out as differences.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use causeway_kvstore::{ByKey, Pair};
 
-use super::Op;
+use super::{Op, text};
 
 /// Keys and values of one prefix, with the swap of generations between `Reset` and `Synced`.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Table {
         self.synced = true;
         let stale = self.stale.take().unwrap_or_default();
         let gone = stale.into_iter().filter(|pair| self.desired.remove(pair));
-        let gone = gone.map(|ByKey(pair)| Op::Delete { key: Op::Put(pair).key().to_owned() }).collect();
+        let gone = gone.map(|ByKey(pair)| Op::Delete { key: text(&pair).to_owned() }).collect();
         // A tree that grew key by key is two fifths empty; built at once it is full.
         self.desired = std::mem::take(&mut self.desired).into_iter().collect();
         gone
